@@ -1,4 +1,4 @@
 //! x
-use runtime::A;
+
 /// y
-pub const B: u32 = A;
+pub const B: u32 = 1;

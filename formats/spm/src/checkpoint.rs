@@ -1,6 +1,7 @@
 //! A model's weights wherever they come from: `.spm`, GGUF, or a Hugging Face folder.
 
-use crate::{Config, Matrix, Vocabulary};
+use crate::encode::RowEncoder;
+use crate::{Config, Encoding, Matrix, Vocabulary, row_bytes};
 
 /// A model opened for reading. Opening checks everything; nothing here can fail afterwards but by a name
 /// that does not exist.
@@ -27,6 +28,20 @@ pub trait Checkpoint: Send + Sync {
     /// The tensor as a matrix the kernels multiply with: borrowed where the file has one of our encodings,
     /// else converted to the nearest (see each implementation).
     fn matrix(&self, name: &str) -> Option<Matrix>;
+
+    /// The tensor as a matrix that expands to exactly what is stored: f32 unless the file has one of our
+    /// encodings, in which case implementations return [`Self::matrix`].
+    fn exact_matrix(&self, name: &str) -> Option<Matrix> {
+        let info = self.tensor(name)?;
+        let mut encoder = RowEncoder::new(Encoding::F32, info.rows, info.cols).ok()?;
+        let mut row = vec![0.0; info.cols];
+        let every_column = vec![0xFF; row_bytes(info.cols)];
+        for r in 0..info.rows {
+            self.read_rows(name, r, &mut row)?;
+            encoder.push(&row, &every_column).ok()?;
+        }
+        encoder.finish().ok()
+    }
 
     /// The whole tensor expanded, `rows * cols` values, row-major.
     fn read_all(&self, name: &str) -> Option<Vec<f32>> {

@@ -1,0 +1,71 @@
+//! What can go wrong while loading or running a model.
+
+/// Why a model could not be loaded or run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The checkpoint lacks a tensor that its shape calls for.
+    #[error("tensor `{name}` is missing; the file is incomplete")]
+    MissingTensor {
+        /// GGUF's name of the tensor.
+        name: String,
+    },
+    /// A tensor's shape disagrees with the model's.
+    #[error("tensor `{name}`: expected {expected_rows}x{expected_cols}, file has {rows}x{cols}")]
+    Shape {
+        /// GGUF's name of the tensor.
+        name: String,
+        /// Output features the model needs.
+        expected_rows: usize,
+        /// Input features the model needs.
+        expected_cols: usize,
+        /// Output features in the file.
+        rows: usize,
+        /// Input features in the file.
+        cols: usize,
+    },
+    /// The file could not be read.
+    #[error(transparent)]
+    File(#[from] spm::Error),
+    /// The vocabulary cannot be used.
+    #[error("the model has no vocabulary; export it again together with its tokenizer")]
+    NoVocabulary,
+    /// The thread pool could not be built.
+    #[error("cannot start {threads} threads; ask for fewer")]
+    Threads {
+        /// Threads asked for.
+        threads: usize,
+    },
+    /// A token id is not in the vocabulary.
+    #[error("token {token} is not below the vocabulary's {vocab_size}")]
+    Token {
+        /// The id.
+        token: u32,
+        /// Rows of the embedding.
+        vocab_size: usize,
+    },
+    /// More tokens than the session has room for.
+    #[error("{needed} tokens do not fit in a context of {context}; ask for a larger context or a shorter prompt")]
+    ContextFull {
+        /// Positions needed.
+        needed: usize,
+        /// Positions the session has.
+        context: usize,
+    },
+    /// Memory for the session could not be had.
+    #[error("cannot allocate {bytes} bytes for {what}; ask for a shorter context")]
+    OutOfMemory {
+        /// What it was for.
+        what: &'static str,
+        /// How much.
+        bytes: usize,
+    },
+    /// No kernel of that name runs on this machine.
+    #[error("no kernel called `{name}` on this machine; there are: {available}")]
+    UnknownKernel {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        available: String,
+    },
+}

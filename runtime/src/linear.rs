@@ -1,0 +1,223 @@
+//! A weight that knows how to multiply: a matrix in any encoding, an optional bias, rows over threads.
+
+use half::f16;
+use spm::{BLOCK, Checkpoint, Matrix};
+
+use crate::engine::{Engine, Precision};
+use crate::error::Error;
+use crate::ops;
+use crate::simd::{Codes, Scratch, padded};
+
+/// `y = W x + b`, W `rows x cols`.
+pub(crate) struct Linear {
+    weights: Matrix,
+    bias: Option<Vec<f32>>,
+}
+
+impl Linear {
+    /// Loads `name` and checks its shape, here and nowhere later.
+    pub(crate) fn load(
+        from: &dyn Checkpoint,
+        engine: &Engine,
+        name: &str,
+        shape: (usize, usize),
+    ) -> Result<Self, Error> {
+        let matrix = match engine.precision() {
+            Precision::Exact => from.exact_matrix(name),
+            Precision::Int8 => from.matrix(name),
+        };
+        let weights = matrix.ok_or_else(|| Error::MissingTensor { name: name.to_owned() })?;
+        check_shape(name, shape, (weights.rows(), weights.cols()))?;
+        Ok(Linear { weights, bias: None })
+    }
+
+    /// The same with a bias.
+    pub(crate) fn with_bias(mut self, bias: Option<Vec<f32>>) -> Self {
+        self.bias = bias;
+        self
+    }
+
+    /// Replaces the weights by others of the same shape.
+    pub(crate) fn set(&mut self, name: &str, weights: Matrix) -> Result<(), Error> {
+        check_shape(name, (self.weights.rows(), self.weights.cols()), (weights.rows(), weights.cols()))?;
+        self.weights = weights;
+        Ok(())
+    }
+
+    pub(crate) fn weights(&self) -> &Matrix {
+        &self.weights
+    }
+
+    /// Multiplies all vectors of `x`; `out` is `n x rows`.
+    pub(crate) fn forward(&self, engine: &Engine, x: &Activations, parts: &mut Parts, out: &mut [f32]) {
+        let (n, rows) = (x.n, self.weights.rows());
+        assert!(x.cols == self.weights.cols() && out.len() == n * rows, "{n} vectors of {} columns", x.cols);
+        let Parts { scratch, by_row } = parts;
+        // The kernels write row by row; for one vector that is the result's own order.
+        let by_row = if n == 1 { &mut *out } else { fitted(by_row, n * rows) };
+        let mut jobs = [const { None }; MAX_PARTS];
+        let jobs = cut(&self.weights, n, by_row, &mut scratch[..engine.pool().threads().min(MAX_PARTS)], &mut jobs);
+        engine.pool().for_each(jobs, |_, job| {
+            if let Some(Job { first, end, scratch, out }) = job {
+                let rows = *first..*end;
+                match &x.codes {
+                    Some(codes) if self.weights.encoding().is_integer() => {
+                        engine.kernels().rows_i8(&self.weights, rows, codes, scratch, out);
+                    }
+                    _ => engine.kernels().rows_f32(&self.weights, rows, &x.values, scratch, out),
+                }
+            }
+        });
+        if n > 1 {
+            transpose(fitted(&mut parts.by_row, n * rows), n, out);
+        }
+        if let Some(bias) = &self.bias {
+            out.chunks_exact_mut(rows).for_each(|y| ops::add(y, bias));
+        }
+    }
+}
+
+/// Refuses a tensor that is not `expected` rows by columns.
+pub(crate) fn check_shape(name: &str, expected: (usize, usize), found: (usize, usize)) -> Result<(), Error> {
+    if expected == found {
+        return Ok(());
+    }
+    Err(Error::Shape {
+        name: name.to_owned(),
+        expected_rows: expected.0,
+        expected_cols: expected.1,
+        rows: found.0,
+        cols: found.1,
+    })
+}
+
+/// Most parts that a product is cut into.
+const MAX_PARTS: usize = 64;
+
+/// Rows for one thread: where they begin and end, its scratch, and where the result goes.
+struct Job<'a> {
+    first: usize,
+    end: usize,
+    scratch: &'a mut Scratch,
+    out: &'a mut [f32],
+}
+
+/// Cuts the rows into one run a thread, of about equally many bytes.
+fn cut<'j, 'a>(
+    weights: &Matrix,
+    n: usize,
+    mut out: &'a mut [f32],
+    scratch: &'a mut [Scratch],
+    jobs: &'j mut [Option<Job<'a>>; MAX_PARTS],
+) -> &'j mut [Option<Job<'a>>] {
+    let (rows, parts) = (weights.rows(), scratch.len());
+    let total = weights.bytes_of_rows(0..rows);
+    let mut first = 0;
+    for (i, scratch) in scratch.iter_mut().enumerate() {
+        let share = total / parts * (i + 1);
+        let end = if i + 1 == parts { rows } else { first + end_of_share(weights, first, share) };
+        let (now, later) = out.split_at_mut((end - first) * n);
+        jobs[i] = Some(Job { first, end, scratch, out: now });
+        (out, first) = (later, end);
+    }
+    &mut jobs[..parts]
+}
+
+/// How many rows from `first` on until `share` bytes of the whole matrix are reached.
+fn end_of_share(weights: &Matrix, first: usize, share: usize) -> usize {
+    let (mut low, mut high) = (first, weights.rows());
+    while low < high {
+        let middle = (low + high) / 2;
+        if weights.bytes_of_rows(0..middle + 1) <= share { low = middle + 1 } else { high = middle }
+    }
+    low - first
+}
+
+fn fitted(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    &mut buffer[..len]
+}
+
+/// `by_row` is rows x n, `out` n x rows.
+fn transpose(by_row: &[f32], n: usize, out: &mut [f32]) {
+    let rows = by_row.len() / n;
+    for first in (0..rows).step_by(16) {
+        for (t, out) in out.chunks_exact_mut(rows).enumerate() {
+            for row in first..rows.min(first + 16) {
+                out[row] = by_row[row * n + t];
+            }
+        }
+    }
+}
+
+/// What the threads need to multiply: their scratch, and room for results in row order.
+#[derive(Default)]
+pub(crate) struct Parts {
+    scratch: Vec<Scratch>,
+    by_row: Vec<f32>,
+}
+
+impl Parts {
+    pub(crate) fn new(threads: usize) -> Self {
+        let scratch = (0..threads.min(MAX_PARTS)).map(|_| Scratch::default()).collect();
+        Parts { scratch, by_row: Vec::new() }
+    }
+}
+
+/// `n` input vectors in the forms that the kernels want.
+#[derive(Default)]
+pub(crate) struct Activations {
+    n: usize,
+    cols: usize,
+    /// Each padded with zeros to [`padded`] columns.
+    values: Vec<f32>,
+    codes: Option<Codes>,
+    block: Vec<f32>,
+}
+
+impl Activations {
+    /// Takes `x` (`n x cols`), quantizing it where the engine's precision asks for it.
+    pub(crate) fn set(&mut self, engine: &Engine, x: &[f32], cols: usize) {
+        (self.n, self.cols) = (x.len() / cols, cols);
+        let stride = padded(cols);
+        self.values.clear();
+        self.values.resize(self.n * stride, 0.0);
+        for (to, from) in self.values.chunks_exact_mut(stride).zip(x.chunks_exact(cols)) {
+            to[..cols].copy_from_slice(from);
+        }
+        if engine.precision() == Precision::Exact {
+            self.codes = None;
+            return;
+        }
+        let codes = self.codes.get_or_insert_default();
+        codes.resize(self.n, cols);
+        self.block.clear();
+        self.block.resize(cols.next_multiple_of(BLOCK), 0.0);
+        for (t, from) in x.chunks_exact(cols).enumerate() {
+            self.block[..cols].copy_from_slice(from);
+            let (to, scales) = codes.vector_mut(t);
+            engine.kernels().quantize(&self.block, to, scales);
+        }
+    }
+}
+
+/// Reads a vector tensor of `len` values.
+pub(crate) fn load_vector(from: &dyn Checkpoint, name: &str, len: usize) -> Result<Vec<f32>, Error> {
+    let info = from.tensor(name).ok_or_else(|| Error::MissingTensor { name: name.to_owned() })?;
+    check_shape(name, (1, len), (info.rows, info.cols))?;
+    from.read_all(name).ok_or_else(|| Error::MissingTensor { name: name.to_owned() })
+}
+
+/// Zeroed memory whose size a file or a caller decides, or an error instead of an abort.
+pub(crate) fn zeroed<T: Clone + Default>(what: &'static str, len: usize) -> Result<Vec<T>, Error> {
+    let mut all = Vec::new();
+    let bytes = len.saturating_mul(size_of::<T>());
+    all.try_reserve_exact(len).map_err(|_| Error::OutOfMemory { what, bytes })?;
+    all.resize(len, T::default());
+    Ok(all)
+}
+
+/// Halves, so that callers need not name the crate.
+pub(crate) type Half = f16;

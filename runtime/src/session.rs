@@ -1,0 +1,165 @@
+//! One conversation with a model: the tokens so far, their keys and values, and the scratch to go on.
+
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::kv_cache::{KvCache, KvType};
+use crate::linear::zeroed;
+use crate::model::Model;
+use crate::ops;
+use crate::transformer::{LayerIo, Workspace, embed};
+
+/// Tokens whose logits [`Session::feed_each`] computes together.
+const HEAD_BATCH: usize = 16;
+
+/// How a session is set up.
+#[derive(Clone, Debug)]
+pub struct SessionOptions {
+    /// Positions to make room for; 0 means the model's own context.
+    pub context: usize,
+    /// How keys and values are kept.
+    pub kv: KvType,
+    /// Prompt tokens that go through the layers together.
+    pub batch: usize,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        SessionOptions { context: 0, kv: KvType::F16, batch: 64 }
+    }
+}
+
+/// The state of one conversation. Not shared between threads; the model is.
+pub struct Session {
+    model: Arc<Model>,
+    caches: Vec<KvCache>,
+    context: usize,
+    batch: usize,
+    position: usize,
+    ws: Workspace,
+    io: LayerIo,
+    logits: Vec<f32>,
+}
+
+impl Session {
+    /// Allocates everything a conversation needs.
+    pub fn new(model: &Arc<Model>, options: &SessionOptions) -> Result<Self, Error> {
+        let c = model.config();
+        let context = match options.context {
+            0 => c.context_len,
+            n => n,
+        };
+        let cache = || KvCache::new(c, context, options.kv);
+        Ok(Session {
+            caches: (0..c.n_layers).map(|_| cache()).collect::<Result<_, _>>()?,
+            context,
+            batch: options.batch.max(1),
+            position: 0,
+            ws: Workspace::new(model.engine()),
+            io: LayerIo::default(),
+            logits: zeroed("the logits", c.vocab_size)?,
+            model: Arc::clone(model),
+        })
+    }
+
+    /// Bytes that [`Session::new`] allocates for the keys and values of `context` positions.
+    pub fn cache_bytes(model: &Model, context: usize, kv: KvType) -> usize {
+        KvCache::byte_len(model.config(), context, kv).saturating_mul(model.config().n_layers)
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// Positions there is room for.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// Tokens fed so far.
+    pub fn position(&self) -> usize {
+        self.position
+    }
+
+    /// Forgets all but the first `position` tokens.
+    pub fn truncate(&mut self, position: usize) {
+        self.position = self.position.min(position);
+    }
+
+    /// Feeds `tokens` and returns the logits after the last of them (`vocab_size`; empty input: as before).
+    pub fn feed(&mut self, tokens: &[u32]) -> Result<&[f32], Error> {
+        self.check_room(tokens)?;
+        let batches = tokens.chunks(self.batch);
+        let last = batches.len().saturating_sub(1);
+        for (i, batch) in batches.enumerate() {
+            self.run_layers(batch)?;
+            if i == last {
+                let mut logits = std::mem::take(&mut self.logits);
+                self.run_head(batch.len() - 1, &mut logits);
+                self.logits = logits;
+            }
+        }
+        Ok(&self.logits)
+    }
+
+    /// Feeds `tokens` and shows `each` the logits after every one of them, by index.
+    pub fn feed_each(&mut self, tokens: &[u32], mut each: impl FnMut(usize, &[f32])) -> Result<(), Error> {
+        self.check_room(tokens)?;
+        let vocab_size = self.model.config().vocab_size;
+        let mut many = zeroed("the logits", HEAD_BATCH.min(self.batch) * vocab_size)?;
+        let mut index = 0;
+        for batch in tokens.chunks(self.batch) {
+            self.run_layers(batch)?;
+            for first in (0..batch.len()).step_by(HEAD_BATCH) {
+                let n = HEAD_BATCH.min(batch.len() - first);
+                self.run_head(first, &mut many[..n * vocab_size]);
+                for logits in many[..n * vocab_size].chunks_exact(vocab_size) {
+                    each(index, logits);
+                    index += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_room(&self, tokens: &[u32]) -> Result<(), Error> {
+        let needed = self.position.saturating_add(tokens.len());
+        if needed > self.context {
+            return Err(Error::ContextFull { needed, context: self.context });
+        }
+        let vocab_size = self.model.config().vocab_size;
+        match tokens.iter().find(|&&t| t as usize >= vocab_size) {
+            Some(&token) => Err(Error::Token { token, vocab_size }),
+            None => Ok(()),
+        }
+    }
+
+    fn run_layers(&mut self, tokens: &[u32]) -> Result<(), Error> {
+        let Session { model, caches, position, ws, io, .. } = self;
+        let engine = model.engine();
+        io.resize(engine, tokens.len());
+        embed(model.embedding(), tokens, &mut io.hidden)?;
+        engine.pool().enter(|| {
+            for (layer, cache) in model.layers().iter().zip(caches) {
+                layer.forward(engine, ws, cache, *position, io);
+            }
+        });
+        self.position += tokens.len();
+        Ok(())
+    }
+
+    /// Logits of the tokens from `first` of the last batch on, as many as fit in `logits`.
+    fn run_head(&mut self, first: usize, logits: &mut [f32]) {
+        let Session { model, ws, io, .. } = self;
+        let c = model.config();
+        let n = logits.len() / c.vocab_size;
+        let LayerIo { hidden, dim_wide, .. } = io;
+        let x = &mut dim_wide[..n * c.dim];
+        for (hidden, x) in hidden[first * c.dim..].chunks_exact(c.dim).zip(x.chunks_exact_mut(c.dim)) {
+            ops::rms_norm(hidden, model.norm(), c.norm_eps, x);
+        }
+        let engine = model.engine();
+        engine.pool().enter(|| ws.product(engine, model.head(), x, logits));
+    }
+}

@@ -1,0 +1,151 @@
+//! Kernels: the few loops where the time goes, one file an instruction set.
+//!
+//! Possessing a [`Kernels`] is the proof that this CPU has its instructions: they are handed out by the
+//! `detect` of an ISA file alone. [`available`] is the one list of ISAs; tests and benches iterate over it.
+//!
+//! **Arithmetic.** `portable` defines what every kernel computes. On the integer path (int8 weights times
+//! int8 activations) every kernel gives the same bits: the dot product of a block of 32 is an exact integer;
+//! block `b` is added to lane `b mod 8` as `lane += dot * (weight_scale * x_scale)`, multiplied and added
+//! separately (not fused); the lanes are summed by [`sum_lanes`]. Attention and norms follow the same rule
+//! with lane `i mod 8`. Only the f32 product may fuse and so may differ between ISAs in the last bits; inside
+//! one kernel it is the same for any batch size and any encoding of the same values.
+
+mod kernel;
+mod portable;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use half::f16;
+use spm::Matrix;
+
+pub(crate) use kernel::{Codes, PAD, Scratch};
+
+/// One instruction set's loops. Functions are private: callers go through the checked methods.
+pub struct Kernels {
+    name: &'static str,
+    rows_i8: fn(&Matrix, Range<usize>, &Codes, &mut Scratch, &mut [f32]),
+    rows_f32: fn(&Matrix, Range<usize>, &[f32], &mut Scratch, &mut [f32]),
+    quantize: fn(&[f32], &mut [i8], &mut [f32]),
+    dot_f16: fn(&[f32], &[f16]) -> f32,
+    dot_f32: fn(&[f32], &[f32]) -> f32,
+    add_scaled_f16: fn(&mut [f32], f32, &[f16]),
+    add_scaled_f32: fn(&mut [f32], f32, &[f32]),
+    store_f16: fn(&[f32], &mut [f16]),
+}
+
+/// The kernels this CPU can run, best first.
+pub fn available() -> &'static [&'static Kernels] {
+    static LIST: OnceLock<Vec<&'static Kernels>> = OnceLock::new();
+    LIST.get_or_init(|| {
+        #[cfg(target_arch = "x86_64")]
+        let found = [avx2::detect(), portable::detect()];
+        #[cfg(not(target_arch = "x86_64"))]
+        let found = [portable::detect()];
+        found.into_iter().flatten().collect()
+    })
+}
+
+/// The kernels to use unless asked otherwise.
+pub fn best() -> &'static Kernels {
+    available()[0]
+}
+
+impl Kernels {
+    /// Such as `avx2`.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Rows `rows` of an integer-coded `weights` times `x.n` int8 vectors; `out[i * x.n + t]` is row
+    /// `rows.start + i` times vector `t`.
+    pub(crate) fn rows_i8(
+        &self,
+        weights: &Matrix,
+        rows: Range<usize>,
+        x: &Codes,
+        scratch: &mut Scratch,
+        out: &mut [f32],
+    ) {
+        assert!(weights.encoding().is_integer() && rows.end <= weights.rows());
+        assert!(x.cols() == weights.cols() && out.len() == rows.len() * x.n());
+        scratch.fit(weights.cols());
+        (self.rows_i8)(weights, rows, x, scratch, out);
+    }
+
+    /// Rows `rows` of `weights`, expanded to f32, times the vectors of `x`, each padded with zeros to
+    /// [`padded`] columns; output as [`Self::rows_i8`].
+    pub(crate) fn rows_f32(
+        &self,
+        weights: &Matrix,
+        rows: Range<usize>,
+        x: &[f32],
+        scratch: &mut Scratch,
+        out: &mut [f32],
+    ) {
+        let stride = padded(weights.cols());
+        assert!(rows.end <= weights.rows() && x.len().is_multiple_of(stride));
+        assert_eq!(out.len(), rows.len() * (x.len() / stride));
+        scratch.fit(weights.cols());
+        (self.rows_f32)(weights, rows, x, scratch, out);
+    }
+
+    /// `x` in blocks of 32 as codes and scales: `scale = max |x| / 127`, `code = round(x * (127 / max |x|))`,
+    /// halves to even.
+    pub(crate) fn quantize(&self, x: &[f32], codes: &mut [i8], scales: &mut [f32]) {
+        assert!(x.len().is_multiple_of(32) && codes.len() == x.len() && scales.len() >= x.len() / 32);
+        (self.quantize)(x, codes, scales);
+    }
+
+    /// Dot product with halves.
+    pub(crate) fn dot_f16(&self, a: &[f32], b: &[f16]) -> f32 {
+        assert_eq!(a.len(), b.len());
+        (self.dot_f16)(a, b)
+    }
+
+    /// Dot product.
+    pub(crate) fn dot_f32(&self, a: &[f32], b: &[f32]) -> f32 {
+        assert_eq!(a.len(), b.len());
+        (self.dot_f32)(a, b)
+    }
+
+    /// `out += factor * x`, x in halves.
+    pub(crate) fn add_scaled_f16(&self, out: &mut [f32], factor: f32, x: &[f16]) {
+        assert_eq!(out.len(), x.len());
+        (self.add_scaled_f16)(out, factor, x);
+    }
+
+    /// `out += factor * x`.
+    pub(crate) fn add_scaled_f32(&self, out: &mut [f32], factor: f32, x: &[f32]) {
+        assert_eq!(out.len(), x.len());
+        (self.add_scaled_f32)(out, factor, x);
+    }
+
+    /// Rounds to halves, to nearest even.
+    pub(crate) fn store_f16(&self, x: &[f32], out: &mut [f16]) {
+        assert_eq!(out.len(), x.len());
+        (self.store_f16)(x, out);
+    }
+}
+
+impl std::fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Kernels({})", self.name)
+    }
+}
+
+/// Columns rounded up to whole registers, as the f32 product wants its vectors.
+pub(crate) fn padded(cols: usize) -> usize {
+    cols.next_multiple_of(PAD)
+}
+
+/// The order in which eight lanes are summed, everywhere.
+pub(crate) fn sum_lanes(l: [f32; 8]) -> f32 {
+    ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7]))
+}
+
+#[cfg(test)]
+mod tests;

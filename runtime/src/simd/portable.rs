@@ -1,0 +1,135 @@
+//! The reference kernels, on `wide`: what every other file must compute. Runs on any CPU.
+
+use std::ops::Range;
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use spm::{BLOCK, Matrix};
+use wide::f32x8;
+
+use super::kernel::{self, Codes, Isa, LANES, Scratch};
+use super::{Kernels, sum_lanes};
+
+pub(super) fn detect() -> Option<&'static Kernels> {
+    static KERNELS: Kernels = Kernels {
+        name: "portable",
+        rows_i8,
+        rows_f32,
+        quantize,
+        dot_f16,
+        dot_f32,
+        add_scaled_f16,
+        add_scaled_f32,
+        store_f16: |x, out| out.convert_from_f32_slice(x),
+    };
+    Some(&KERNELS)
+}
+
+struct Portable;
+
+fn rows_i8(m: &Matrix, rows: Range<usize>, x: &Codes, scratch: &mut Scratch, out: &mut [f32]) {
+    // SAFETY: this ISA needs nothing of the CPU.
+    unsafe { kernel::rows_i8::<Portable>(m, rows, x, scratch, out) }
+}
+
+fn rows_f32(m: &Matrix, rows: Range<usize>, x: &[f32], scratch: &mut Scratch, out: &mut [f32]) {
+    // SAFETY: this ISA needs nothing of the CPU.
+    unsafe { kernel::rows_f32::<Portable>(m, rows, x, scratch, out) }
+}
+
+impl Isa for Portable {
+    unsafe fn expand_i8(mask: &[u8], values: *const i8, codes: &mut [i8]) {
+        // SAFETY: the caller lets a full row be read.
+        let values = unsafe { std::slice::from_raw_parts(values, mask.len() * 8) };
+        let mut nth = 0;
+        for (bits, codes) in mask.iter().zip(codes.chunks_exact_mut(8)) {
+            for (j, code) in codes.iter_mut().enumerate() {
+                let kept = bits >> j & 1;
+                // `nth` is the number of bits seen before this column, so it is below the row's columns.
+                *code = values[nth] * kept as i8;
+                nth += usize::from(kept);
+            }
+        }
+    }
+
+    unsafe fn unpack_nibbles(nibbles: &[u8], levels: &[i8; 16], codes: &mut [i8]) {
+        for (byte, codes) in nibbles.iter().zip(codes.chunks_exact_mut(2)) {
+            codes[0] = levels[usize::from(byte & 15)];
+            codes[1] = levels[usize::from(byte >> 4)];
+        }
+    }
+
+    unsafe fn dot_i8(w: &[i8], w_scales: &[f32], x: &[i8], x_scales: &[f32]) -> f32 {
+        let mut acc = f32x8::ZERO;
+        let groups = w.chunks(BLOCK * LANES).zip(x.chunks(BLOCK * LANES));
+        let scales = w_scales.chunks_exact(LANES).zip(x_scales.chunks_exact(LANES));
+        for ((w, x), (ws, xs)) in groups.zip(scales) {
+            let mut dots = [0.0; LANES];
+            for (dot, (w, x)) in dots.iter_mut().zip(w.chunks_exact(BLOCK).zip(x.chunks_exact(BLOCK))) {
+                *dot = w.iter().zip(x).map(|(&w, &x)| i32::from(w) * i32::from(x)).sum::<i32>() as f32;
+            }
+            acc += f32x8::from(dots) * (load(ws) * load(xs));
+        }
+        sum_lanes(acc.to_array())
+    }
+
+    unsafe fn dots_f32<const R: usize, const N: usize>(w: &[f32], x: &[f32], stride: usize) -> [[f32; N]; R] {
+        let mut acc = [[f32x8::ZERO; N]; R];
+        for k in (0..stride).step_by(8) {
+            for (t, x) in x.chunks_exact(stride).take(N).enumerate() {
+                let x = load(&x[k..k + 8]);
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    acc[t] += load(&w[r * stride + k..r * stride + k + 8]) * x;
+                }
+            }
+        }
+        acc.map(|row| row.map(|lanes| sum_lanes(lanes.to_array())))
+    }
+
+    unsafe fn load_f16(halves: &[u8], out: &mut [f32]) {
+        for (o, b) in out.iter_mut().zip(halves.chunks_exact(2)) {
+            *o = f16::from_le_bytes([b[0], b[1]]).to_f32();
+        }
+    }
+}
+
+fn quantize(x: &[f32], codes: &mut [i8], scales: &mut [f32]) {
+    for ((x, codes), scale) in x.chunks_exact(BLOCK).zip(codes.chunks_exact_mut(BLOCK)).zip(scales) {
+        let max = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        *scale = max / 127.0;
+        let inverse = if max > 0.0 { 127.0 / max } else { 0.0 };
+        codes.iter_mut().zip(x).for_each(|(c, v)| *c = (v * inverse).round_ties_even() as i8);
+    }
+}
+
+fn dot_f16(a: &[f32], b: &[f16]) -> f32 {
+    let mut acc = f32x8::ZERO;
+    let mut b8 = [0.0; 8];
+    for (a, b) in a.chunks(8).zip(b.chunks(8)) {
+        b.convert_to_f32_slice(&mut b8[..b.len()]);
+        b8[b.len()..].fill(0.0);
+        acc += load(a) * f32x8::from(b8);
+    }
+    sum_lanes(acc.to_array())
+}
+
+fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
+    let mut acc = f32x8::ZERO;
+    a.chunks(8).zip(b.chunks(8)).for_each(|(a, b)| acc += load(a) * load(b));
+    sum_lanes(acc.to_array())
+}
+
+fn add_scaled_f16(out: &mut [f32], factor: f32, x: &[f16]) {
+    out.iter_mut().zip(x).for_each(|(o, x)| *o += factor * x.to_f32());
+}
+
+fn add_scaled_f32(out: &mut [f32], factor: f32, x: &[f32]) {
+    out.iter_mut().zip(x).for_each(|(o, x)| *o += factor * x);
+}
+
+/// Up to eight values, the rest zeros.
+fn load(values: &[f32]) -> f32x8 {
+    let mut lanes = [0.0; 8];
+    lanes[..values.len()].copy_from_slice(values);
+    f32x8::from(lanes)
+}

@@ -1,0 +1,245 @@
+//! Every kernel against plain f64 loops over the expanded matrix, and, where the arithmetic is integer,
+//! against `portable` bit for bit.
+
+use half::f16;
+use proptest::prelude::*;
+use spm::encode::encode;
+use spm::{BLOCK, Bytes, Encoding, Mask, Matrix};
+
+use super::*;
+
+/// Columns around the sizes at which a loop changes its step.
+const COLS: [usize; 12] = [1, 7, 31, 32, 33, 63, 64, 172, 255, 256, 576, 1000];
+
+fn shapes() -> impl Strategy<Value = (usize, usize)> {
+    (1usize..9, prop_oneof![prop::sample::select(&COLS[..]), 1usize..700])
+}
+
+fn encodings() -> impl Strategy<Value = Encoding> {
+    prop::sample::select(&Encoding::ALL[..])
+}
+
+/// Values in -4..4 that look random, the same on every machine.
+fn noise(n: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u64 << 24) as f32 * 8.0 - 4.0
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+/// A mask whose rows are empty, full, or of the given density.
+fn mask(rows: usize, cols: usize, density: f32, seed: u64) -> Mask {
+    let dice = noise(rows * cols, seed ^ 77);
+    Mask::from_fn(rows, cols, |r, c| match (r + seed as usize) % 5 {
+        0 => false,
+        1 => true,
+        _ => dice[r * cols + c] < density * 8.0 - 4.0,
+    })
+}
+
+fn matrix(encoding: Encoding, (rows, cols): (usize, usize), density: f32, seed: u64) -> Matrix {
+    encode(encoding, rows, cols, &noise(rows * cols, seed), Some(&mask(rows, cols, density, seed))).unwrap()
+}
+
+struct Input {
+    codes: Codes,
+    values: Vec<f32>,
+}
+
+fn input(kernels: &Kernels, n: usize, cols: usize, seed: u64) -> Input {
+    let raw = noise(n * cols, seed ^ 5);
+    let mut codes = Codes::default();
+    codes.resize(n, cols);
+    let mut values = vec![0.0; n * padded(cols)];
+    for (t, x) in raw.chunks_exact(cols).enumerate() {
+        let mut block = x.to_vec();
+        block.resize(cols.next_multiple_of(BLOCK), 0.0);
+        let (to, scales) = codes.vector_mut(t);
+        kernels.quantize(&block, to, scales);
+        values[t * padded(cols)..][..cols].copy_from_slice(x);
+    }
+    Input { codes, values }
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+fn product_i8(kernels: &Kernels, m: &Matrix, x: &Input) -> Vec<f32> {
+    let mut out = vec![0.0; m.rows() * x.codes.n()];
+    kernels.rows_i8(m, 0..m.rows(), &x.codes, &mut Scratch::default(), &mut out);
+    out
+}
+
+fn product_f32(kernels: &Kernels, m: &Matrix, x: &Input) -> Vec<f32> {
+    let mut out = vec![0.0; m.rows() * x.codes.n()];
+    kernels.rows_f32(m, 0..m.rows(), &x.values, &mut Scratch::default(), &mut out);
+    out
+}
+
+/// Plain f64 loop over the expanded matrix and the given vectors; also the sum of magnitudes, for tolerances.
+fn reference(m: &Matrix, n: usize, value: impl Fn(usize, usize) -> f64) -> Vec<(f64, f64)> {
+    let mut row = vec![0.0; m.cols()];
+    let mut out = Vec::new();
+    for r in 0..m.rows() {
+        m.read_row(r, &mut row);
+        for t in 0..n {
+            let products = row.iter().enumerate().map(|(c, w)| f64::from(*w) * value(t, c));
+            out.push(products.fold((0.0, 0.0), |(sum, size), p| (sum + p, size + p.abs())));
+        }
+    }
+    out
+}
+
+fn close(got: &[f32], expected: &[(f64, f64)]) -> bool {
+    got.iter().zip(expected).all(|(g, (e, size))| (f64::from(*g) - e).abs() <= 1e-5 * size + 1e-30)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn integer_products_agree_with_f64_and_portable(
+        encoding in encodings().prop_filter("integer", |e| e.is_integer()),
+        shape in shapes(), n in 1usize..6, density in 0.0f32..1.0, seed in any::<u64>(),
+    ) {
+        let m = matrix(encoding, shape, density, seed);
+        let x = input(best(), n, shape.1, seed);
+        let value = |t: usize, c: usize| {
+            let (codes, scales) = x.codes.vector(t);
+            f64::from(codes[c]) * f64::from(scales[c / BLOCK])
+        };
+        let expected = reference(&m, n, value);
+        let portable = product_i8(portable::detect().unwrap(), &m, &x);
+        prop_assert!(close(&portable, &expected));
+        for kernels in available() {
+            prop_assert_eq!(bits(&product_i8(kernels, &m, &x)), bits(&portable), "{}", kernels.name());
+        }
+    }
+
+    #[test]
+    fn float_products_agree_with_f64(
+        encoding in encodings(), shape in shapes(), n in 1usize..8, density in 0.0f32..1.0, seed in any::<u64>(),
+    ) {
+        let m = matrix(encoding, shape, density, seed);
+        let x = input(best(), n, shape.1, seed);
+        let expected = reference(&m, n, |t, c| f64::from(x.values[t * padded(shape.1) + c]));
+        for kernels in available() {
+            prop_assert!(close(&product_f32(kernels, &m, &x), &expected), "{}", kernels.name());
+        }
+    }
+
+    /// Sparsity 0 is the dense result; a sparse matrix is its expansion, bit for bit.
+    #[test]
+    fn sparse_products_are_the_dense_products_of_the_expansion(
+        (sparse, dense) in prop::sample::select(&[(Encoding::SparseF16, Encoding::F16), (Encoding::SparseQ8, Encoding::Q8)][..]),
+        shape in shapes(), n in 1usize..6, density in 0.0f32..=1.0, seed in any::<u64>(),
+    ) {
+        let s = matrix(sparse, shape, density, seed);
+        let weights = noise(shape.0 * shape.1, seed);
+        let d = encode(dense, shape.0, shape.1, &weights, Some(&s.mask())).unwrap();
+        let x = input(best(), n, shape.1, seed);
+        for kernels in available() {
+            prop_assert_eq!(bits(&product_f32(kernels, &s, &x)), bits(&product_f32(kernels, &d, &x)));
+            if sparse.is_integer() {
+                prop_assert_eq!(bits(&product_i8(kernels, &s, &x)), bits(&product_i8(kernels, &d, &x)));
+            }
+        }
+    }
+
+    /// Neither the batch nor the split of the rows may change a bit.
+    #[test]
+    fn batch_and_row_split_do_not_matter(
+        encoding in encodings(), shape in shapes(), n in 2usize..9, seed in any::<u64>(),
+    ) {
+        let m = matrix(encoding, shape, 0.5, seed);
+        let whole = input(best(), n, shape.1, seed);
+        for kernels in available() {
+            let all = product_f32(kernels, &m, &whole);
+            for t in 0..n {
+                let stride = padded(shape.1);
+                for r in 0..m.rows() {
+                    let mut one = [0.0];
+                    let x = &whole.values[t * stride..(t + 1) * stride];
+                    kernels.rows_f32(&m, r..r + 1, x, &mut Scratch::default(), &mut one);
+                    prop_assert_eq!(one[0].to_bits(), all[r * n + t].to_bits(), "{}", kernels.name());
+                }
+            }
+        }
+    }
+
+    /// Whatever the mask says, reading stays inside: wrong numbers at worst. (Run under valgrind or ASan to see more.)
+    #[test]
+    fn a_corrupt_mask_is_harmless(
+        encoding in encodings().prop_filter("sparse", |e| e.is_sparse()),
+        shape in shapes(), seed in any::<u64>(), noise_bytes in prop::collection::vec(any::<u8>(), 64),
+    ) {
+        let m = matrix(encoding, shape, 0.1, seed);
+        let starts = m.row_starts().unwrap().into();
+        let need = spm::matrix::byte_len(encoding, shape.0, shape.1, m.row_range(shape.0 - 1).end).unwrap()
+            + spm::matrix::slack(encoding, shape.1).unwrap();
+        // Exactly the bytes that are promised, so that a tool that watches memory sees a read past them.
+        let bytes: Vec<u8> = noise_bytes.iter().copied().cycle().take(need).collect();
+        let corrupt = Matrix::new(encoding, shape.0, shape.1, Bytes::from(bytes), Some(starts)).unwrap();
+        let x = input(best(), 1, shape.1, seed);
+        for kernels in available() {
+            if encoding.is_integer() {
+                product_i8(kernels, &corrupt, &x);
+            }
+            product_f32(kernels, &corrupt, &x);
+        }
+    }
+
+    #[test]
+    fn quantizing_rounds_to_the_nearest_code(blocks in 1usize..5, seed in any::<u64>(), zero in any::<bool>()) {
+        let mut x = noise(blocks * BLOCK, seed);
+        if zero {
+            x[..BLOCK].fill(0.0);
+        }
+        let mut first: Option<(Vec<i8>, Vec<u32>)> = None;
+        for kernels in available() {
+            let (mut codes, mut scales) = (vec![0; x.len()], vec![0.0; blocks]);
+            kernels.quantize(&x, &mut codes, &mut scales);
+            for (i, (&v, &code)) in x.iter().zip(&codes).enumerate() {
+                let step = scales[i / BLOCK];
+                prop_assert!((v - f32::from(code) * step).abs() <= step * 0.501);
+            }
+            let now = (codes, bits(&scales));
+            prop_assert_eq!(first.get_or_insert_with(|| now.clone()), &now, "{}", kernels.name());
+        }
+    }
+
+    #[test]
+    fn vector_operations_agree_bit_for_bit(n in 1usize..140, seed in any::<u64>(), factor in -2.0f32..2.0) {
+        let (a, b) = (noise(n, seed), noise(n, seed ^ 1));
+        let reference = portable::detect().unwrap();
+        let mut halves = vec![f16::ZERO; n];
+        reference.store_f16(&b, &mut halves);
+        let exact: f64 = a.iter().zip(&b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+        prop_assert!((f64::from(reference.dot_f32(&a, &b)) - exact).abs() < 1e-3);
+        for kernels in available() {
+            let mut stored = vec![f16::ZERO; n];
+            kernels.store_f16(&b, &mut stored);
+            prop_assert_eq!(&stored, &halves);
+            prop_assert_eq!(kernels.dot_f32(&a, &b).to_bits(), reference.dot_f32(&a, &b).to_bits());
+            prop_assert_eq!(kernels.dot_f16(&a, &halves).to_bits(), reference.dot_f16(&a, &halves).to_bits());
+            let (mut ours, mut theirs) = (a.clone(), a.clone());
+            kernels.add_scaled_f16(&mut ours, factor, &halves);
+            reference.add_scaled_f16(&mut theirs, factor, &halves);
+            kernels.add_scaled_f32(&mut ours, factor, &b);
+            reference.add_scaled_f32(&mut theirs, factor, &b);
+            prop_assert_eq!(bits(&ours), bits(&theirs));
+        }
+    }
+}
+
+#[test]
+fn the_list_ends_with_portable_and_names_are_unique() {
+    let names: Vec<_> = available().iter().map(|k| k.name()).collect();
+    assert_eq!(names.last(), Some(&"portable"));
+    assert!(names.iter().all(|n| names.iter().filter(|m| *m == n).count() == 1));
+}

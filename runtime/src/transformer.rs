@@ -1,0 +1,244 @@
+//! One decoder layer, step by step. Generation runs all steps for a few tokens; the pruner runs one step for
+//! all its tokens, changes the weights of the next, and goes on.
+
+use spm::{Checkpoint, Matrix};
+
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::kv_cache::KvCache;
+use crate::linear::{Activations, Linear, Parts, load_vector};
+use crate::ops::{self, RopeTable};
+
+/// The weights of one decoder layer.
+pub struct Layer {
+    attn_norm: Vec<f32>,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    o: Linear,
+    ffn_norm: Vec<f32>,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+}
+
+/// Scratch for a run of tokens through a layer; reused from layer to layer.
+pub struct Workspace {
+    parts: Parts,
+    x: Activations,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    up: Vec<f32>,
+    delta: Vec<f32>,
+    scores: Vec<Vec<f32>>,
+    rope: RopeTable,
+}
+
+impl Layer {
+    /// Loads layer `index`, checking every shape.
+    pub fn load(from: &dyn Checkpoint, engine: &Engine, index: usize) -> Result<Self, Error> {
+        let c = engine.config();
+        let name = |tensor: &str| format!("blk.{index}.{tensor}");
+        let vector = |tensor: &str, len| load_vector(from, &name(tensor), len);
+        let linear =
+            |tensor: &str, rows, cols| Linear::load(from, engine, &name(&format!("{tensor}.weight")), (rows, cols));
+        let bias = |tensor: &str, len| c.qkv_bias.then(|| vector(&format!("{tensor}.bias"), len)).transpose();
+        Ok(Layer {
+            attn_norm: vector("attn_norm.weight", c.dim)?,
+            q: linear("attn_q", c.q_dim(), c.dim)?.with_bias(bias("attn_q", c.q_dim())?),
+            k: linear("attn_k", c.kv_dim(), c.dim)?.with_bias(bias("attn_k", c.kv_dim())?),
+            v: linear("attn_v", c.kv_dim(), c.dim)?.with_bias(bias("attn_v", c.kv_dim())?),
+            o: linear("attn_output", c.dim, c.q_dim())?,
+            ffn_norm: vector("ffn_norm.weight", c.dim)?,
+            gate: linear("ffn_gate", c.hidden_dim, c.dim)?,
+            up: linear("ffn_up", c.hidden_dim, c.dim)?,
+            down: linear("ffn_down", c.dim, c.hidden_dim)?,
+        })
+    }
+
+    /// Replaces the weights of one projection, named as in the file (`ffn_gate.weight`).
+    pub fn set(&mut self, tensor: &str, weights: Matrix) -> Result<(), Error> {
+        let linear = match tensor {
+            "attn_q.weight" => &mut self.q,
+            "attn_k.weight" => &mut self.k,
+            "attn_v.weight" => &mut self.v,
+            "attn_output.weight" => &mut self.o,
+            "ffn_gate.weight" => &mut self.gate,
+            "ffn_up.weight" => &mut self.up,
+            "ffn_down.weight" => &mut self.down,
+            _ => return Err(Error::MissingTensor { name: tensor.to_owned() }),
+        };
+        linear.set(tensor, weights)
+    }
+
+    /// The projections' matrices, in the order they are used.
+    pub fn matrices(&self) -> impl Iterator<Item = &Matrix> {
+        [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down].into_iter().map(Linear::weights)
+    }
+
+    /// Runs `hidden` (`n x dim`) through the layer at positions `first..`, in place.
+    pub fn forward(&self, engine: &Engine, ws: &mut Workspace, cache: &mut KvCache, first: usize, io: &mut LayerIo) {
+        let LayerIo { hidden, dim_wide, attended, ffn_wide } = io;
+        self.attn_input(engine, hidden, dim_wide);
+        self.attention(engine, ws, cache, first, dim_wide, attended);
+        self.attn_output(engine, ws, attended, hidden);
+        self.ffn_input(engine, hidden, dim_wide);
+        self.ffn_hidden(engine, ws, dim_wide, ffn_wide);
+        self.ffn_output(engine, ws, ffn_wide, hidden);
+    }
+
+    /// Input of q, k and v: the normalised stream; both `n x dim`.
+    pub fn attn_input(&self, engine: &Engine, hidden: &[f32], out: &mut [f32]) {
+        norm_rows(engine, hidden, &self.attn_norm, out);
+    }
+
+    /// Input of the output projection: causal attention over `x` (`n x dim`) at positions `first..first + n`
+    /// and everything the cache holds before them; `out` is `n x q_dim`.
+    pub fn attention(
+        &self,
+        engine: &Engine,
+        ws: &mut Workspace,
+        cache: &mut KvCache,
+        first: usize,
+        x: &[f32],
+        out: &mut [f32],
+    ) {
+        let c = engine.config();
+        let n = x.len() / c.dim;
+        assert!(first + n <= cache.context(), "{n} positions from {first} in a cache of {}", cache.context());
+        ws.x.set(engine, x, c.dim);
+        for (linear, y, width) in
+            [(&self.q, &mut ws.q, c.q_dim()), (&self.k, &mut ws.k, c.kv_dim()), (&self.v, &mut ws.v, c.kv_dim())]
+        {
+            y.resize(n * width, 0.0);
+            linear.forward(engine, &ws.x, &mut ws.parts, y);
+        }
+        ws.rope.fill(first, n);
+        for t in 0..n {
+            ws.rope.apply(&c.rope, t, &mut ws.q[t * c.q_dim()..(t + 1) * c.q_dim()], c.head_dim);
+            ws.rope.apply(&c.rope, t, &mut ws.k[t * c.kv_dim()..(t + 1) * c.kv_dim()], c.head_dim);
+            let kv = t * c.kv_dim()..(t + 1) * c.kv_dim();
+            cache.put(engine.kernels(), first + t, &ws.k[kv.clone()], &ws.v[kv]);
+        }
+        attend(engine, cache, first, &ws.q, &mut ws.scores, out);
+    }
+
+    /// Adds the output projection of `attended` (`n x q_dim`) to `hidden`.
+    pub fn attn_output(&self, engine: &Engine, ws: &mut Workspace, attended: &[f32], hidden: &mut [f32]) {
+        add_product(engine, ws, &self.o, attended, hidden);
+    }
+
+    /// Input of gate and up: the normalised stream; both `n x dim`.
+    pub fn ffn_input(&self, engine: &Engine, hidden: &[f32], out: &mut [f32]) {
+        norm_rows(engine, hidden, &self.ffn_norm, out);
+    }
+
+    /// Input of the down projection: `silu(gate x) * (up x)`; `out` is `n x hidden_dim`.
+    pub fn ffn_hidden(&self, engine: &Engine, ws: &mut Workspace, x: &[f32], out: &mut [f32]) {
+        ws.x.set(engine, x, engine.config().dim);
+        self.gate.forward(engine, &ws.x, &mut ws.parts, out);
+        ws.up.resize(out.len(), 0.0);
+        self.up.forward(engine, &ws.x, &mut ws.parts, &mut ws.up);
+        ops::swiglu(out, &ws.up);
+    }
+
+    /// Adds the down projection of `x` (`n x hidden_dim`) to `hidden`.
+    pub fn ffn_output(&self, engine: &Engine, ws: &mut Workspace, x: &[f32], hidden: &mut [f32]) {
+        add_product(engine, ws, &self.down, x, hidden);
+    }
+}
+
+/// The residual stream of `n` tokens and the buffers it passes through, all sized by `resize`.
+#[derive(Default)]
+pub struct LayerIo {
+    /// `n x dim`: the stream itself.
+    pub hidden: Vec<f32>,
+    pub(crate) dim_wide: Vec<f32>,
+    attended: Vec<f32>,
+    ffn_wide: Vec<f32>,
+}
+
+impl LayerIo {
+    /// Makes room for `n` tokens.
+    pub fn resize(&mut self, engine: &Engine, n: usize) {
+        let c = engine.config();
+        self.hidden.resize(n * c.dim, 0.0);
+        self.dim_wide.resize(n * c.dim, 0.0);
+        self.attended.resize(n * c.q_dim(), 0.0);
+        self.ffn_wide.resize(n * c.hidden_dim, 0.0);
+    }
+}
+
+impl Workspace {
+    /// Scratch for this engine's threads.
+    pub fn new(engine: &Engine) -> Self {
+        Workspace {
+            parts: Parts::new(engine.threads()),
+            x: Activations::default(),
+            q: Vec::new(),
+            k: Vec::new(),
+            v: Vec::new(),
+            up: Vec::new(),
+            delta: Vec::new(),
+            scores: Vec::new(),
+            rope: RopeTable::new(&engine.config().rope),
+        }
+    }
+
+    /// `linear` times the vectors `x` (each `cols` wide).
+    pub(crate) fn product(&mut self, engine: &Engine, linear: &Linear, x: &[f32], out: &mut [f32]) {
+        self.x.set(engine, x, linear.weights().cols());
+        linear.forward(engine, &self.x, &mut self.parts, out);
+    }
+}
+
+/// Writes the embeddings of `tokens` to `hidden` (`n x dim`).
+pub fn embed(table: &Matrix, tokens: &[u32], hidden: &mut [f32]) -> Result<(), Error> {
+    for (&token, out) in tokens.iter().zip(hidden.chunks_exact_mut(table.cols())) {
+        let known = table.read_rows(token as usize, out);
+        known.ok_or(Error::Token { token, vocab_size: table.rows() })?;
+    }
+    Ok(())
+}
+
+fn norm_rows(engine: &Engine, hidden: &[f32], weight: &[f32], out: &mut [f32]) {
+    let c = engine.config();
+    for (x, out) in hidden.chunks_exact(c.dim).zip(out.chunks_exact_mut(c.dim)) {
+        ops::rms_norm(x, weight, c.norm_eps, out);
+    }
+}
+
+fn add_product(engine: &Engine, ws: &mut Workspace, linear: &Linear, x: &[f32], hidden: &mut [f32]) {
+    let mut delta = std::mem::take(&mut ws.delta);
+    delta.resize(hidden.len(), 0.0);
+    ws.product(engine, linear, x, &mut delta);
+    ops::add(hidden, &delta);
+    ws.delta = delta;
+}
+
+/// Softmax attention of every query head over its kv head's positions, heads over threads.
+fn attend(engine: &Engine, cache: &KvCache, first: usize, q: &[f32], scores: &mut Vec<Vec<f32>>, out: &mut [f32]) {
+    let c = engine.config();
+    let scale = 1.0 / (c.head_dim as f32).sqrt();
+    let group = c.n_heads / c.n_kv_heads;
+    scores.resize_with(engine.threads(), Vec::new);
+    let mut heads: Vec<(usize, &[f32], &mut [f32])> = q
+        .chunks_exact(c.head_dim)
+        .zip(out.chunks_exact_mut(c.head_dim))
+        .enumerate()
+        .map(|(i, (q, out))| (i, q, out))
+        .collect();
+    let share = heads.len().div_ceil(engine.threads());
+    let mut shares: Vec<_> = heads.chunks_mut(share).zip(scores).collect();
+    engine.pool().for_each(&mut shares, |_, (heads, scores)| {
+        for (i, q, out) in heads.iter_mut() {
+            let (token, head) = (*i / c.n_heads, *i % c.n_heads / group);
+            scores.resize(first + token + 1, 0.0);
+            cache.scores(engine.kernels(), head, q, scores);
+            scores.iter_mut().for_each(|s| *s *= scale);
+            ops::softmax(scores);
+            cache.mix(engine.kernels(), head, scores, out);
+        }
+    });
+}
