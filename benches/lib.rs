@@ -1,1 +1,1 @@
-//! x
+//! Benches over the kernels, and in `records/` what they measured on which machine.

@@ -9,6 +9,8 @@ use std::ops::Range;
 use half::f16;
 use spm::{BLOCK, Encoding, Matrix};
 
+use super::Kernels;
+
 /// Columns of an f32 vector are padded to a multiple of this.
 pub(crate) const PAD: usize = 8;
 /// Blocks whose dot products are scaled together, and lanes of the sum.
@@ -55,7 +57,7 @@ pub(super) trait Isa {
 
 /// Vectors in int8, ready for the integer product.
 #[derive(Default)]
-pub(crate) struct Codes {
+pub struct Codes {
     n: usize,
     cols: usize,
     blocks: usize,
@@ -64,6 +66,19 @@ pub(crate) struct Codes {
 }
 
 impl Codes {
+    /// Quantizes the vectors `x`, each of `cols` values.
+    pub fn from_f32(kernels: &Kernels, x: &[f32], cols: usize) -> Self {
+        let mut codes = Codes::default();
+        codes.resize(x.len() / cols, cols);
+        let mut padded = vec![0.0; cols.next_multiple_of(BLOCK)];
+        for (t, x) in x.chunks_exact(cols).enumerate() {
+            padded[..cols].copy_from_slice(x);
+            let (to, scales) = codes.vector_mut(t);
+            kernels.quantize(&padded, to, scales);
+        }
+        codes
+    }
+
     /// Makes room for `n` vectors of `cols` columns.
     pub(crate) fn resize(&mut self, n: usize, cols: usize) {
         (self.n, self.cols, self.blocks) = (n, cols, cols.div_ceil(BLOCK));
@@ -84,18 +99,20 @@ impl Codes {
         (&self.codes[t * n..(t + 1) * n], &self.scales[t * s..(t + 1) * s])
     }
 
-    pub(crate) fn n(&self) -> usize {
+    /// How many vectors.
+    pub fn n(&self) -> usize {
         self.n
     }
 
-    pub(crate) fn cols(&self) -> usize {
+    /// Columns of each.
+    pub fn cols(&self) -> usize {
         self.cols
     }
 }
 
 /// A thread's private memory for one expanded row (int8) or tile of rows (f32).
 #[derive(Default)]
-pub(crate) struct Scratch {
+pub struct Scratch {
     codes: Vec<i8>,
     packed: Vec<i8>,
     scales: Vec<f32>,

@@ -22,7 +22,9 @@ use std::sync::OnceLock;
 use half::f16;
 use spm::Matrix;
 
-pub(crate) use kernel::{Codes, PAD, Scratch};
+pub use kernel::{Codes, Scratch};
+
+pub(crate) use kernel::PAD;
 
 /// One instruction set's loops. Functions are private: callers go through the checked methods.
 pub struct Kernels {
@@ -62,14 +64,10 @@ impl Kernels {
 
     /// Rows `rows` of an integer-coded `weights` times `x.n` int8 vectors; `out[i * x.n + t]` is row
     /// `rows.start + i` times vector `t`.
-    pub(crate) fn rows_i8(
-        &self,
-        weights: &Matrix,
-        rows: Range<usize>,
-        x: &Codes,
-        scratch: &mut Scratch,
-        out: &mut [f32],
-    ) {
+    ///
+    /// # Panics
+    /// If the shapes disagree or the encoding is not integer.
+    pub fn rows_i8(&self, weights: &Matrix, rows: Range<usize>, x: &Codes, scratch: &mut Scratch, out: &mut [f32]) {
         assert!(weights.encoding().is_integer() && rows.end <= weights.rows());
         assert!(x.cols() == weights.cols() && out.len() == rows.len() * x.n());
         scratch.fit(weights.cols());
@@ -78,14 +76,10 @@ impl Kernels {
 
     /// Rows `rows` of `weights`, expanded to f32, times the vectors of `x`, each padded with zeros to
     /// [`padded`] columns; output as [`Self::rows_i8`].
-    pub(crate) fn rows_f32(
-        &self,
-        weights: &Matrix,
-        rows: Range<usize>,
-        x: &[f32],
-        scratch: &mut Scratch,
-        out: &mut [f32],
-    ) {
+    ///
+    /// # Panics
+    /// If the shapes disagree.
+    pub fn rows_f32(&self, weights: &Matrix, rows: Range<usize>, x: &[f32], scratch: &mut Scratch, out: &mut [f32]) {
         let stride = padded(weights.cols());
         assert!(rows.end <= weights.rows() && x.len().is_multiple_of(stride));
         assert_eq!(out.len(), rows.len() * (x.len() / stride));
@@ -138,7 +132,7 @@ impl std::fmt::Debug for Kernels {
 }
 
 /// Columns rounded up to whole registers, as the f32 product wants its vectors.
-pub(crate) fn padded(cols: usize) -> usize {
+pub fn padded(cols: usize) -> usize {
     cols.next_multiple_of(PAD)
 }
 

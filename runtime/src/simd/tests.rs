@@ -52,14 +52,9 @@ struct Input {
 
 fn input(kernels: &Kernels, n: usize, cols: usize, seed: u64) -> Input {
     let raw = noise(n * cols, seed ^ 5);
-    let mut codes = Codes::default();
-    codes.resize(n, cols);
+    let codes = Codes::from_f32(kernels, &raw, cols);
     let mut values = vec![0.0; n * padded(cols)];
     for (t, x) in raw.chunks_exact(cols).enumerate() {
-        let mut block = x.to_vec();
-        block.resize(cols.next_multiple_of(BLOCK), 0.0);
-        let (to, scales) = codes.vector_mut(t);
-        kernels.quantize(&block, to, scales);
         values[t * padded(cols)..][..cols].copy_from_slice(x);
     }
     Input { codes, values }
