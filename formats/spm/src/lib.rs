@@ -1,21 +1,32 @@
-//! The sparse model file.
+#![doc = include_str!("../README.md")]
 #![forbid(clippy::unwrap_used)]
 
 mod bytes;
 mod checkpoint;
 mod config;
+mod cursor;
 pub mod encode;
 mod encoding;
 mod error;
+mod file;
+mod header;
 mod mask;
 pub mod matrix;
+mod metadata;
+pub mod synthetic;
+mod tensor_table;
 mod tokenizer;
+mod vocabulary_codec;
+mod writer;
 
 pub use bytes::Bytes;
 pub use checkpoint::{Checkpoint, TensorInfo};
 pub use config::{Config, Rope, RopeLayout, limits};
 pub use encoding::{BLOCK, Encoding};
 pub use error::Error;
+pub use file::SparseModel;
 pub use mask::{Mask, row_bytes};
 pub use matrix::{Matrix, ShapeError};
+pub use metadata::Provenance;
 pub use tokenizer::{TokenType, TokenizerKind, Vocabulary};
+pub use writer::{SpmWriter, WriterOptions};

@@ -139,6 +139,11 @@ impl Matrix {
         byte_len(self.encoding, self.rows, self.cols, values).unwrap_or(0)
     }
 
+    /// The tensor as it lies in the file, slack not counted.
+    pub fn stored_bytes(&self) -> &[u8] {
+        &self.bytes[..self.byte_len()]
+    }
+
     /// Whether the weights are read from the file's own pages.
     pub fn is_mapped(&self) -> bool {
         self.bytes.is_mapped()

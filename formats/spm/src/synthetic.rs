@@ -1,0 +1,135 @@
+//! Small random models, for tests and benches that need a real one's structure and no download.
+
+use std::collections::HashMap;
+
+use crate::checkpoint::{Checkpoint, TensorInfo};
+use crate::config::Config;
+use crate::encode::encode;
+use crate::encoding::Encoding;
+use crate::matrix::Matrix;
+use crate::tokenizer::{TokenType, TokenizerKind, Vocabulary};
+
+/// A decoder with random weights in memory.
+pub struct SyntheticModel {
+    config: Config,
+    vocabulary: Vocabulary,
+    infos: Vec<TensorInfo>,
+    weights: HashMap<String, Vec<f32>>,
+}
+
+impl SyntheticModel {
+    /// Weights drawn from `seed`, of about the size that keeps a decoder's activations near 1. The vocabulary has
+    /// the 256 bytes, a few merges and an end token; `config.vocab_size` is set to fit.
+    pub fn new(mut config: Config, seed: u64) -> Self {
+        let vocabulary = vocabulary();
+        config.vocab_size = vocabulary.tokens.len();
+        let mut random = SplitMix(seed);
+        let mut infos = Vec::new();
+        let mut weights = HashMap::new();
+        for (name, rows, cols) in config.tensors() {
+            let is_norm = name.ends_with("norm.weight");
+            let scale = if rows == 1 { 0.1 } else { 1.5 / (cols as f32).sqrt() };
+            let values: Vec<f32> = (0..rows * cols).map(|_| random.normal() * scale + f32::from(is_norm)).collect();
+            infos.push(TensorInfo {
+                name: name.clone(),
+                rows,
+                cols,
+                encoding: Encoding::F32.name().into(),
+                kept: (rows * cols) as u64,
+                bytes: (rows * cols * 4) as u64,
+            });
+            weights.insert(name, values);
+        }
+        SyntheticModel { config, vocabulary, infos, weights }
+    }
+
+    /// A model of 2 layers and width 64, with grouped-query attention.
+    pub fn tiny(seed: u64) -> Self {
+        Self::new(Config::new(2, 64, 160, 4, 2), seed)
+    }
+}
+
+impl Checkpoint for SyntheticModel {
+    fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn vocabulary(&self) -> Option<&Vocabulary> {
+        Some(&self.vocabulary)
+    }
+
+    fn tensors(&self) -> &[TensorInfo] {
+        &self.infos
+    }
+
+    fn read_rows(&self, name: &str, first_row: usize, out: &mut [f32]) -> Option<()> {
+        let from = first_row.checked_mul(self.tensor(name)?.cols)?;
+        out.copy_from_slice(self.weights.get(name)?.get(from..from.checked_add(out.len())?)?);
+        Some(())
+    }
+
+    fn matrix(&self, name: &str) -> Option<Matrix> {
+        let info = self.tensor(name)?;
+        encode(Encoding::F32, info.rows, info.cols, self.weights.get(name)?, None).ok()
+    }
+}
+
+/// Sebastiano Vigna's SplitMix64: enough for tests.
+struct SplitMix(u64);
+
+impl SplitMix {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// About normal with variance 1: four uniform numbers, centred.
+    fn normal(&mut self) -> f32 {
+        let sum: f32 = (0..4).map(|_| (self.next() >> 40) as f32 / (1u64 << 24) as f32).sum();
+        (sum - 2.0) * 3f32.sqrt()
+    }
+}
+
+fn vocabulary() -> Vocabulary {
+    let mut tokens: Vec<String> = (0..=255u8).map(|b| byte_char(b).to_string()).collect();
+    let id = |tokens: &[String], text: &str| tokens.iter().position(|t| t == text).unwrap_or(0) as u32;
+    let mut merges = Vec::new();
+    for (left, right) in [("Ġ", "Ġ"), ("d", "e"), ("de", "f"), ("r", "e"), ("i", "n"), ("ĠĠ", "ĠĠ")] {
+        merges.push((id(&tokens, left), id(&tokens, right)));
+        tokens.push(format!("{left}{right}"));
+    }
+    let mut types = vec![TokenType::Normal; tokens.len()];
+    let end = tokens.len() as u32;
+    tokens.push("<|end|>".into());
+    types.push(TokenType::Control);
+    Vocabulary {
+        kind: TokenizerKind::ByteLevelBpe,
+        pre: "gpt-2".into(),
+        tokens,
+        types,
+        scores: Vec::new(),
+        merges,
+        bos: None,
+        eos: Some(end),
+        unk: None,
+        pad: None,
+        add_bos: false,
+        add_eos: false,
+        add_space_prefix: false,
+        ignore_merges: false,
+        end_of_generation: vec![end],
+        chat_template: None,
+    }
+}
+
+/// GPT-2's alphabet: printable bytes stand for themselves, the others for characters from U+0100 on, in order.
+fn byte_char(byte: u8) -> char {
+    let printable = |b: u8| matches!(b, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    if printable(byte) {
+        return char::from(byte);
+    }
+    let nth = (0..byte).filter(|&b| !printable(b)).count() as u32;
+    char::from_u32(0x100 + nth).unwrap_or(char::REPLACEMENT_CHARACTER)
+}
