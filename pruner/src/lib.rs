@@ -1,4 +1,43 @@
-//! x
+//! From a dense checkpoint to a sub-model for one programming language.
+//!
+//! ```text
+//! files, folders ─ calibration ─► windows of token ids
+//!                                       │
+//! checkpoint ────────► driver ◄─────────┘
+//!                        │ for each layer, and inside it for each site:
+//!                        │   statistics of the site's inputs ─► method ─► mask ─► encoding
+//!                        ▼
+//!                      sink (a file being written, or memory)
+//! ```
+//!
+//! One layer and the hidden states of the calibration tokens are in memory, never the model. The result
+//! depends on the source, the options and the windows alone: not on threads, not on time.
+//!
+//! To add a pruning method: one file in `method/`, and its entry in [`method::METHODS`].
+//!
+//! This crate does not know file formats beyond [`spm::Checkpoint`] and [`Sink`], makes no tokens from text
+//! (the caller's tokenizer does), prints nothing and starts no threads but its own.
 
-/// y
-pub const B: u32 = 1;
+pub mod calibration;
+mod driver;
+mod error;
+pub mod method;
+pub mod pattern;
+mod plan;
+pub mod provenance;
+mod report;
+mod rng;
+mod sink;
+mod statistics;
+mod stream;
+
+pub use calibration::{Calibration, CalibrationOptions, Language};
+pub use driver::{Progress, PruneOptions, ValueType, prune};
+pub use error::Error;
+pub use method::Method;
+pub use pattern::{Group, Pattern};
+pub use plan::{Plan, plan};
+pub use report::{Report, TensorReport};
+pub use sink::Sink;
+pub use statistics::ColumnNorms;
+pub use stream::Site;

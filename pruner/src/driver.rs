@@ -1,0 +1,443 @@
+//! The streaming driver: layer by layer, and inside a layer site by site, observe, prune, store, go on.
+//!
+//! Every site sees what is already pruned and rounded upstream of it, in its own layer too: the statistics
+//! are those of the model that will run. (The published Wanda gathers all sites of a layer before it prunes
+//! the first; that costs a second pass and sees inputs that the sub-model never has.)
+
+use std::ops::ControlFlow;
+
+use runtime::Layer;
+use spm::encode::{RowEncoder, encode};
+use spm::{Checkpoint, Config, Encoding, Mask, Matrix, row_bytes};
+
+use crate::error::Error;
+use crate::method::{Job, Method, Needs, by_name};
+use crate::pattern::{Group, Pattern};
+use crate::plan::{self, Work};
+use crate::report::{Report, TensorReport};
+use crate::sink::Sink;
+use crate::statistics::ColumnNorms;
+use crate::stream::{Site, Stream};
+
+/// How a model is pruned.
+#[derive(Clone, Debug)]
+pub struct PruneOptions {
+    /// Which weights go.
+    pub method: &'static dyn Method,
+    /// How many of them, in which shape.
+    pub pattern: Pattern,
+    /// Among which weights scores are compared.
+    pub group: Group,
+    /// Tensors whose name contains one of these stay dense, in the encoding of the values.
+    pub ignore: Vec<String>,
+    /// How the decoder layers' weights are stored.
+    pub values: ValueType,
+    /// How the embedding and the output head are stored; they are never pruned.
+    pub head: ValueType,
+    /// Threads; 0 counts as 1.
+    pub threads: usize,
+}
+
+/// How a weight is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ValueType {
+    /// IEEE half.
+    F16,
+    /// 8 bits, a scale for every 32 columns.
+    Q8,
+    /// 4 bits, a scale for every 32 columns.
+    Q4,
+}
+
+/// How far a pruning has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Decoder layer, from 0; `layers` when embedding and head are being stored.
+    pub layer: usize,
+    /// Decoder layers.
+    pub layers: usize,
+    /// What is being done, such as `ffn_in`.
+    pub step: &'static str,
+    /// Work done, in units of about one multiply-add: the time left is the time so far times what is left
+    /// over what is done.
+    pub done: u64,
+    /// All the work.
+    pub total: u64,
+}
+
+impl Default for PruneOptions {
+    fn default() -> Self {
+        PruneOptions {
+            method: crate::method::METHODS[0],
+            pattern: Pattern::Unstructured { sparsity: 0.5 },
+            group: Group::Row,
+            ignore: Vec::new(),
+            values: ValueType::F16,
+            head: ValueType::Q8,
+            threads: 1,
+        }
+    }
+}
+
+impl PruneOptions {
+    /// Refuses options that make no sense for a model of this shape.
+    pub fn check(&self, config: &Config) -> Result<(), Error> {
+        self.pattern.checked()?;
+        let names: Vec<String> = layer_matrices(config).map(|(name, _)| name).collect();
+        match self.ignore.iter().find(|p| !names.iter().any(|name| name.contains(p.as_str()))) {
+            Some(pattern) => Err(Error::NothingIgnored { pattern: pattern.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether `tensor` stays dense.
+    pub fn keeps_whole(&self, tensor: &str) -> bool {
+        self.pattern.is_dense() || self.ignore.iter().any(|p| tensor.contains(p.as_str()))
+    }
+
+    /// Takes the method by its name.
+    pub fn with_method(mut self, name: &str) -> Result<Self, Error> {
+        self.method = by_name(name)?;
+        Ok(self)
+    }
+}
+
+impl ValueType {
+    /// The encoding of a matrix that is not pruned.
+    pub fn dense(self) -> Encoding {
+        match self {
+            ValueType::F16 => Encoding::F16,
+            ValueType::Q8 => Encoding::Q8,
+            ValueType::Q4 => Encoding::Q4,
+        }
+    }
+
+    /// The encoding of a pruned matrix.
+    pub fn sparse(self) -> Encoding {
+        match self {
+            ValueType::F16 => Encoding::SparseF16,
+            ValueType::Q8 => Encoding::SparseQ8,
+            ValueType::Q4 => Encoding::SparseQ4,
+        }
+    }
+}
+
+impl std::str::FromStr for ValueType {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "f16" => Ok(ValueType::F16),
+            "q8" => Ok(ValueType::Q8),
+            "q4" => Ok(ValueType::Q4),
+            _ => Err(Error::option("value type", text, "`f16`, `q8` or `q4`")),
+        }
+    }
+}
+
+impl std::fmt::Display for ValueType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.dense().name())
+    }
+}
+
+/// Prunes `source` and hands every tensor of the new model to `sink`.
+///
+/// `windows` are the calibration tokens; a method that needs no statistics does not look at them. `progress`
+/// is called after every piece of work, from this thread; when it breaks, the result is [`Error::Interrupted`].
+pub fn prune(
+    source: &dyn Checkpoint,
+    options: &PruneOptions,
+    windows: &[Vec<u32>],
+    sink: &mut dyn Sink,
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Report, Error> {
+    let config = source.config();
+    config.validate()?;
+    options.check(config)?;
+    check_tensors(source)?;
+    let observing = options.method.needs() != Needs::Nothing && !options.pattern.is_dense();
+    let windows = if observing { windows } else { &[] };
+    check_windows(windows, options, observing, config)?;
+
+    let work = Work::new(config, windows);
+    let meter = Meter { progress, done: 0, total: work.total(), layer: config.n_layers, layers: config.n_layers };
+    let mut run = Run { source, options, sink, meter, work, report: Report::default() };
+    run.report.tokens = windows.iter().map(|w| w.len() as u64).sum();
+    run.store_outside_layers()?;
+    match observing {
+        true => run.prune_observed(&mut Stream::new(source, windows, options.threads)?)?,
+        false => run.prune_unseen()?,
+    }
+    Ok(run.report)
+}
+
+struct Run<'a> {
+    source: &'a dyn Checkpoint,
+    options: &'a PruneOptions,
+    sink: &'a mut dyn Sink,
+    meter: Meter<'a>,
+    work: Work,
+    report: Report,
+}
+
+impl Run<'_> {
+    fn store_outside_layers(&mut self) -> Result<(), Error> {
+        for (name, rows, cols) in outside_layers(self.source.config()) {
+            if rows == 1 {
+                self.store_vector(&name)?;
+            } else {
+                self.store_table(&name, (rows, cols))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn prune_observed(&mut self, stream: &mut Stream) -> Result<(), Error> {
+        for index in 0..self.source.config().n_layers {
+            self.meter.layer = index;
+            self.store_vectors_of(index)?;
+            let mut layer = Layer::load(self.source, stream.engine(), index)?;
+            for site in Site::ALL {
+                let (meter, cost) = (&mut self.meter, self.work.pass(site));
+                let norms =
+                    stream.observe(&layer, site, &mut |tokens| meter.tick(site.name(), cost * tokens as u64))?;
+                check_norms(index, site, &norms)?;
+                for short in site.matrices() {
+                    let pruned = self.prune_matrix(index, site, short, Some(&norms))?;
+                    layer.set(short, pruned)?;
+                }
+            }
+            let (meter, cost) = (&mut self.meter, self.work.leave());
+            stream.leave(&layer, &mut |tokens| meter.tick("leave", cost * tokens as u64))?;
+        }
+        Ok(())
+    }
+
+    fn prune_unseen(&mut self) -> Result<(), Error> {
+        for index in 0..self.source.config().n_layers {
+            self.meter.layer = index;
+            self.store_vectors_of(index)?;
+            for site in Site::ALL {
+                for short in site.matrices() {
+                    self.prune_matrix(index, site, short, None)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn prune_matrix(
+        &mut self,
+        layer: usize,
+        site: Site,
+        short: &str,
+        inputs: Option<&ColumnNorms>,
+    ) -> Result<Matrix, Error> {
+        let name = format!("blk.{layer}.{short}");
+        let shape = expect(self.source, &name)?;
+        let dense = read_all(self.source, &name)?;
+        check_finite(&name, &dense, shape.1)?;
+        let options = self.options;
+        let stored = if options.keeps_whole(&name) {
+            store(&name, options.values.dense(), shape, &dense, None)?
+        } else {
+            let mut weights = dense.clone();
+            let job = &mut Job {
+                tensor: &name,
+                shape,
+                weights: &mut weights,
+                inputs,
+                pattern: options.pattern,
+                group: options.group,
+            };
+            let mask = options.method.prune(job)?;
+            let everything = mask.kept() == dense.len() as u64;
+            let encoding = if everything { options.values.dense() } else { options.values.sparse() };
+            store(&name, encoding, shape, &weights, Some(&mask))?
+        };
+        let relative_error = compare(&name, &dense, &stored, inputs)?;
+        self.push(&name, &stored)?;
+        self.report.tensors.push(TensorReport {
+            encoding: stored.encoding(),
+            kept: stored.kept(),
+            total: dense.len() as u64,
+            bytes: stored.byte_len() as u64,
+            relative_error,
+            name,
+        });
+        self.meter.tick(site.name(), plan::PRUNE_COST * dense.len() as u64)?;
+        Ok(stored)
+    }
+
+    fn store_vectors_of(&mut self, layer: usize) -> Result<(), Error> {
+        let prefix = format!("blk.{layer}.");
+        for (name, rows, _) in self.source.config().tensors() {
+            if rows == 1 && name.starts_with(&prefix) && !is_layer_matrix(&name) {
+                self.store_vector(&name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn store_vector(&mut self, name: &str) -> Result<(), Error> {
+        let (rows, cols) = expect(self.source, name)?;
+        let values = read_all(self.source, name)?;
+        check_finite(name, &values, cols)?;
+        let stored = store(name, Encoding::F32, (rows, cols), &values, None)?;
+        self.push(name, &stored)
+    }
+
+    /// Encodes row by row: embeddings are the largest tensors, and need never be expanded as a whole.
+    fn store_table(&mut self, name: &str, (rows, cols): (usize, usize)) -> Result<(), Error> {
+        let shape_error = |source| Error::Shape { tensor: name.to_owned(), source };
+        let encoding = self.options.head.dense();
+        let mut encoder = RowEncoder::new(encoding, rows, cols).map_err(shape_error)?;
+        let everything = vec![0xFF; row_bytes(cols)];
+        let mut row = vec![0.0; cols];
+        for r in 0..rows {
+            self.source.read_rows(name, r, &mut row).ok_or_else(|| missing(name))?;
+            if let Some(col) = row.iter().position(|v| !v.is_finite()) {
+                return Err(not_finite(name, r, col, row[col]));
+            }
+            encoder.push(&row, &everything).map_err(shape_error)?;
+            if r % 1024 == 1023 {
+                self.meter.tick("embedding", plan::ENCODE_COST * 1024 * cols as u64)?;
+            }
+        }
+        let stored = encoder.finish().map_err(shape_error)?;
+        for r in 0..rows {
+            stored.read_row(r, &mut row);
+            if let Some(col) = row.iter().position(|v| !v.is_finite()) {
+                return Err(overflow(name, r, col, row[col], encoding));
+            }
+        }
+        self.meter.tick("embedding", plan::ENCODE_COST * (rows % 1024 * cols) as u64)?;
+        self.push(name, &stored)
+    }
+
+    fn push(&mut self, name: &str, matrix: &Matrix) -> Result<(), Error> {
+        self.report.bytes += matrix.byte_len() as u64;
+        self.sink.push(name, matrix)
+    }
+}
+
+/// Counts the work and passes it on.
+struct Meter<'a> {
+    progress: &'a mut dyn FnMut(Progress) -> ControlFlow<()>,
+    done: u64,
+    total: u64,
+    layer: usize,
+    layers: usize,
+}
+
+impl Meter<'_> {
+    fn tick(&mut self, step: &'static str, work: u64) -> Result<(), Error> {
+        self.done = (self.done + work).min(self.total);
+        let Meter { layer, layers, done, total, .. } = *self;
+        match (self.progress)(Progress { layer, layers, step, done, total }) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Error::Interrupted),
+        }
+    }
+}
+
+/// The matrices that may be pruned, with their shapes.
+pub(crate) fn layer_matrices(config: &Config) -> impl Iterator<Item = (String, (usize, usize))> {
+    let all = config.tensors().into_iter();
+    all.filter(|(name, ..)| is_layer_matrix(name)).map(|(name, rows, cols)| (name, (rows, cols)))
+}
+
+/// Embedding, output norm and head: name, rows, columns.
+pub(crate) fn outside_layers(config: &Config) -> impl Iterator<Item = (String, usize, usize)> {
+    config.tensors().into_iter().filter(|(name, ..)| !name.starts_with("blk."))
+}
+
+fn is_layer_matrix(name: &str) -> bool {
+    let short = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')).map(|(_, short)| short);
+    short.is_some_and(|short| Site::ALL.iter().any(|site| site.matrices().contains(&short)))
+}
+
+/// Every tensor must be there, in the shape that the model's calls for, before any work is done.
+fn check_tensors(source: &dyn Checkpoint) -> Result<(), Error> {
+    for (name, expected_rows, expected_cols) in source.config().tensors() {
+        let (rows, cols) = expect(source, &name)?;
+        if (rows, cols) != (expected_rows, expected_cols) {
+            return Err(runtime::Error::Shape { name, expected_rows, expected_cols, rows, cols }.into());
+        }
+    }
+    Ok(())
+}
+
+fn check_windows(windows: &[Vec<u32>], options: &PruneOptions, needed: bool, config: &Config) -> Result<(), Error> {
+    if needed && windows.iter().all(Vec::is_empty) {
+        return Err(Error::NoCalibration { method: options.method.name() });
+    }
+    match windows.iter().flatten().find(|&&t| t as usize >= config.vocab_size) {
+        Some(&token) => Err(Error::Token { token, vocab_size: config.vocab_size }),
+        None => Ok(()),
+    }
+}
+
+fn check_norms(layer: usize, site: Site, norms: &ColumnNorms) -> Result<(), Error> {
+    match norms.squares().iter().position(|s| !s.is_finite()) {
+        Some(col) => Err(Error::Statistics { layer, site: site.name(), col, value: norms.squares()[col].sqrt() }),
+        None => Ok(()),
+    }
+}
+
+fn check_finite(name: &str, weights: &[f32], cols: usize) -> Result<(), Error> {
+    match weights.iter().position(|w| !w.is_finite()) {
+        Some(i) => Err(not_finite(name, i / cols, i % cols, weights[i])),
+        None => Ok(()),
+    }
+}
+
+fn expect(source: &dyn Checkpoint, name: &str) -> Result<(usize, usize), Error> {
+    source.tensor(name).map(|t| (t.rows, t.cols)).ok_or_else(|| missing(name))
+}
+
+fn read_all(source: &dyn Checkpoint, name: &str) -> Result<Vec<f32>, Error> {
+    source.read_all(name).ok_or_else(|| missing(name))
+}
+
+fn store(
+    name: &str,
+    encoding: Encoding,
+    (rows, cols): (usize, usize),
+    weights: &[f32],
+    mask: Option<&Mask>,
+) -> Result<Matrix, Error> {
+    encode(encoding, rows, cols, weights, mask).map_err(|source| Error::Shape { tensor: name.to_owned(), source })
+}
+
+/// Reads back what was stored, refuses what did not fit, and says how far it is from `dense`.
+fn compare(name: &str, dense: &[f32], stored: &Matrix, inputs: Option<&ColumnNorms>) -> Result<f64, Error> {
+    let unweighted = vec![1.0; stored.cols()];
+    let weights = inputs.map_or(&unweighted[..], ColumnNorms::squares);
+    let mut row = vec![0.0; stored.cols()];
+    let (mut lost, mut all) = (0.0, 0.0);
+    for (r, dense) in dense.chunks_exact(stored.cols()).enumerate() {
+        stored.read_row(r, &mut row);
+        if let Some(col) = row.iter().position(|v| !v.is_finite()) {
+            return Err(overflow(name, r, col, dense[col], stored.encoding()));
+        }
+        for ((&w, &kept), n) in dense.iter().zip(&row).zip(weights) {
+            lost += f64::from(w - kept).powi(2) * n;
+            all += f64::from(w).powi(2) * n;
+        }
+    }
+    Ok(if all > 0.0 { (lost / all).sqrt() } else { 0.0 })
+}
+
+fn missing(name: &str) -> Error {
+    runtime::Error::MissingTensor { name: name.to_owned() }.into()
+}
+
+fn not_finite(name: &str, row: usize, col: usize, value: f32) -> Error {
+    Error::NotFinite { tensor: name.to_owned(), what: "the weight", row, col, value }
+}
+
+fn overflow(name: &str, row: usize, col: usize, value: f32, encoding: Encoding) -> Error {
+    Error::Overflow { tensor: name.to_owned(), row, col, value, encoding: encoding.name() }
+}

@@ -1,0 +1,147 @@
+//! What can go wrong while pruning, with the numbers and the next step.
+
+use std::path::PathBuf;
+
+use crate::calibration::Skipped;
+
+/// Why a model could not be pruned.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused.
+    #[error("{}: cannot {action}: {source}", path.display())]
+    Io {
+        /// What was being done, such as `read`.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// An option has no such value.
+    #[error("{option} `{value}`: expected {expected}")]
+    Option {
+        /// What is being set, such as `pattern`.
+        option: &'static str,
+        /// What was given.
+        value: String,
+        /// What is allowed.
+        expected: String,
+    },
+    /// Nothing to calibrate on, or not enough.
+    #[error(
+        "calibration text gives {have} tokens from {documents} documents{skipped}; {nsamples} windows of {seqlen} \
+         need {need}: add text, or ask for at most {} windows", have / seqlen.max(&1)
+    )]
+    TooFewTokens {
+        /// Tokens found, separators included.
+        have: usize,
+        /// Tokens the windows hold.
+        need: usize,
+        /// Windows asked for.
+        nsamples: usize,
+        /// Tokens a window.
+        seqlen: usize,
+        /// Documents read.
+        documents: usize,
+        /// What was passed over.
+        skipped: Skipped,
+    },
+    /// The method needs statistics and there are no calibration windows.
+    #[error("method `{method}` needs calibration text; give files or folders of it, or use `magnitude`")]
+    NoCalibration {
+        /// The method.
+        method: &'static str,
+    },
+    /// A calibration token is not in the model's vocabulary.
+    #[error("calibration token {token} is not below the vocabulary's {vocab_size}; use the model's own tokenizer")]
+    Token {
+        /// The id.
+        token: u32,
+        /// Rows of the embedding.
+        vocab_size: usize,
+    },
+    /// A number that should be finite is not.
+    #[error("tensor `{tensor}`: {what} at row {row}, column {col} is {value}; the source may be damaged")]
+    NotFinite {
+        /// GGUF's name of the tensor.
+        tensor: String,
+        /// Such as `the score`.
+        what: &'static str,
+        /// Output feature.
+        row: usize,
+        /// Input feature.
+        col: usize,
+        /// What it is.
+        value: f32,
+    },
+    /// The inputs of a site are not finite.
+    #[error("layer {layer}: column {col} of the inputs of {site} has the norm {value}; the source may be damaged")]
+    Statistics {
+        /// Decoder layer.
+        layer: usize,
+        /// Where in the layer.
+        site: &'static str,
+        /// Input feature.
+        col: usize,
+        /// Its norm.
+        value: f64,
+    },
+    /// A value does not fit in the encoding.
+    #[error("tensor `{tensor}`: {value} at row {row}, column {col} does not fit in {encoding}; use another value type")]
+    Overflow {
+        /// GGUF's name of the tensor.
+        tensor: String,
+        /// Output feature.
+        row: usize,
+        /// Input feature.
+        col: usize,
+        /// What does not fit.
+        value: f32,
+        /// The encoding's name.
+        encoding: &'static str,
+    },
+    /// A tensor to leave alone does not exist.
+    #[error("`{pattern}` matches no weight of a decoder layer; such as `blk.0.` or `attn_v` do")]
+    NothingIgnored {
+        /// What was to be ignored.
+        pattern: String,
+    },
+    /// A tensor's shape cannot be encoded.
+    #[error("tensor `{tensor}`: {source}")]
+    Shape {
+        /// GGUF's name of the tensor.
+        tensor: String,
+        /// What is wrong with it.
+        source: spm::ShapeError,
+    },
+    /// The decoder could not run.
+    #[error(transparent)]
+    Runtime(#[from] runtime::Error),
+    /// The file could not be read or written.
+    #[error(transparent)]
+    File(#[from] spm::Error),
+    /// Memory could not be had.
+    #[error("cannot allocate {bytes} bytes for {what}; ask for fewer or shorter calibration windows")]
+    OutOfMemory {
+        /// What it was for.
+        what: &'static str,
+        /// How much.
+        bytes: usize,
+    },
+    /// Threads could not be started.
+    #[error("cannot start {threads} threads; ask for fewer")]
+    Threads {
+        /// Threads asked for.
+        threads: usize,
+    },
+    /// The caller's progress callback said to stop.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl Error {
+    pub(crate) fn option(option: &'static str, value: &str, expected: impl Into<String>) -> Self {
+        Error::Option { option, value: value.to_owned(), expected: expected.into() }
+    }
+}

@@ -1,0 +1,310 @@
+//! Which weights may go together, and from scores to a mask.
+
+use std::fmt;
+
+use spm::Mask;
+
+use crate::error::Error;
+
+/// The shape of the sparsity.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Pattern {
+    /// Any weight may go.
+    Unstructured {
+        /// Fraction of the weights to prune, `0..1` without 1.
+        sparsity: f64,
+    },
+    /// Of every `m` consecutive inputs `n` are kept.
+    KeepNofM {
+        /// Kept.
+        n: usize,
+        /// Of.
+        m: usize,
+    },
+}
+
+/// Among which weights scores are compared in an unstructured pattern.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Group {
+    /// Each output row loses the same number (Wanda's choice).
+    #[default]
+    Row,
+    /// Rows may lose different numbers.
+    Matrix,
+}
+
+/// Widest group of an N:M pattern.
+const MAX_M: usize = 32;
+
+impl Pattern {
+    /// Reads `unstructured` or `N:M` (N kept of every M), such as `2:4`. `sparsity` belongs to the first
+    /// (0.5 unless given); an N:M pattern has its own and refuses another.
+    pub fn parse(text: &str, sparsity: Option<f64>) -> Result<Self, Error> {
+        let expected = || Error::option("pattern", text, format!("`unstructured` or N:M with 1 <= N <= M <= {MAX_M}"));
+        if text == "unstructured" {
+            return Pattern::Unstructured { sparsity: sparsity.unwrap_or(0.5) }.checked();
+        }
+        let (n, m) = text.split_once(':').ok_or_else(expected)?;
+        let number = |s: &str| s.parse::<usize>().map_err(|_| expected());
+        let pattern = Pattern::KeepNofM { n: number(n)?, m: number(m)? }.checked()?;
+        match sparsity {
+            Some(s) if (s - pattern.sparsity()).abs() > 1e-9 => {
+                let fixed = format!("{}, which is what pattern {text} prunes; leave it out", pattern.sparsity());
+                Err(Error::option("sparsity", &s.to_string(), fixed))
+            }
+            _ => Ok(pattern),
+        }
+    }
+
+    /// The same, if its numbers make sense.
+    pub fn checked(self) -> Result<Self, Error> {
+        match self {
+            Pattern::Unstructured { sparsity } if !(0.0..1.0).contains(&sparsity) => {
+                Err(Error::option("sparsity", &sparsity.to_string(), "a number from 0 up to, not including, 1"))
+            }
+            Pattern::KeepNofM { n, m } if n == 0 || n > m || m > MAX_M => {
+                Err(Error::option("pattern", &self.to_string(), format!("N:M with 1 <= N <= M <= {MAX_M}")))
+            }
+            _ => Ok(self),
+        }
+    }
+
+    /// Fraction that is pruned.
+    pub fn sparsity(self) -> f64 {
+        match self {
+            Pattern::Unstructured { sparsity } => sparsity,
+            Pattern::KeepNofM { n, m } => 1.0 - n as f64 / m as f64,
+        }
+    }
+
+    /// Whether it prunes anything at all.
+    pub fn is_dense(self) -> bool {
+        self.sparsity() <= 0.0
+    }
+
+    /// Weights pruned of a row of `cols` when rows are compared by themselves.
+    ///
+    /// Unstructured it is `int(cols * sparsity)`, as in Wanda's published code. A last group of fewer than
+    /// `m` inputs loses its share rounded down.
+    pub fn pruned_of_row(self, cols: usize) -> usize {
+        match self {
+            Pattern::Unstructured { sparsity } => (cols as f64 * sparsity) as usize,
+            Pattern::KeepNofM { n, m } => cols / m * (m - n) + pruned_of_group(n, m, cols % m),
+        }
+    }
+
+    /// Keeps the weights with the highest of `scores` (`rows x cols`). Of equal scores the one further left
+    /// (in a whole matrix: in an earlier row) is pruned first, as a stable ascending sort would.
+    ///
+    /// Scores must not be NaN; `tensor` is for the error.
+    pub fn select(
+        self,
+        group: Group,
+        tensor: &str,
+        scores: &[f32],
+        (rows, cols): (usize, usize),
+    ) -> Result<Mask, Error> {
+        assert_eq!(scores.len(), rows * cols, "{rows}x{cols} scores");
+        refuse_nan(tensor, scores, cols)?;
+        let mut kept = vec![true; scores.len()];
+        match (self, group) {
+            (Pattern::Unstructured { sparsity }, Group::Matrix) => {
+                prune_lowest(scores, &mut kept, (scores.len() as f64 * sparsity) as usize);
+            }
+            (Pattern::Unstructured { .. }, Group::Row) => {
+                let k = self.pruned_of_row(cols);
+                for (scores, kept) in scores.chunks_exact(cols).zip(kept.chunks_exact_mut(cols)) {
+                    prune_lowest(scores, kept, k);
+                }
+            }
+            (Pattern::KeepNofM { n, m }, _) => {
+                for (scores, kept) in scores.chunks_exact(cols).zip(kept.chunks_exact_mut(cols)) {
+                    for (scores, kept) in scores.chunks(m).zip(kept.chunks_mut(m)) {
+                        prune_lowest(scores, kept, pruned_of_group(n, m, scores.len()));
+                    }
+                }
+            }
+        }
+        Ok(Mask::from_fn(rows, cols, |row, col| kept[row * cols + col]))
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Pattern::Unstructured { .. } => f.write_str("unstructured"),
+            Pattern::KeepNofM { n, m } => write!(f, "{n}:{m}"),
+        }
+    }
+}
+
+impl std::str::FromStr for Group {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "row" => Ok(Group::Row),
+            "matrix" => Ok(Group::Matrix),
+            _ => Err(Error::option("group", text, "`row` or `matrix`")),
+        }
+    }
+}
+
+impl fmt::Display for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Group::Row => "row",
+            Group::Matrix => "matrix",
+        })
+    }
+}
+
+fn pruned_of_group(n: usize, m: usize, len: usize) -> usize {
+    (m - n) * len / m
+}
+
+fn refuse_nan(tensor: &str, scores: &[f32], cols: usize) -> Result<(), Error> {
+    match scores.iter().position(|s| s.is_nan()) {
+        None => Ok(()),
+        Some(i) => Err(Error::NotFinite {
+            tensor: tensor.to_owned(),
+            what: "the score",
+            row: i / cols,
+            col: i % cols,
+            value: scores[i],
+        }),
+    }
+}
+
+/// Clears `kept` at the `count` lowest scores.
+fn prune_lowest(scores: &[f32], kept: &mut [bool], count: usize) {
+    if count == 0 {
+        return;
+    }
+    let mut keys: Vec<(u32, usize)> = scores.iter().enumerate().map(|(i, &s)| (ordered(s), i)).collect();
+    // Keys are distinct, so which ones end up in front does not depend on the algorithm.
+    if count < keys.len() {
+        keys.select_nth_unstable(count);
+    }
+    keys[..count].iter().for_each(|&(_, i)| kept[i] = false);
+}
+
+/// Unsigned numbers in the order of the floats; both zeros are one.
+fn ordered(score: f32) -> u32 {
+    let bits = (score + 0.0).to_bits();
+    if bits >> 31 == 1 { !bits } else { bits | 1 << 31 }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A literal transcription of the selection in Wanda's code: sort each row (or group), stable and
+    /// ascending, and prune the first of them.
+    fn published(scores: &[f32], cols: usize, pattern: Pattern) -> Vec<bool> {
+        let mut kept = vec![true; scores.len()];
+        for row in 0..scores.len() / cols {
+            let s = &scores[row * cols..(row + 1) * cols];
+            let k = &mut kept[row * cols..(row + 1) * cols];
+            match pattern {
+                Pattern::Unstructured { sparsity } => {
+                    let mut order: Vec<usize> = (0..cols).collect();
+                    order.sort_by(|&a, &b| s[a].partial_cmp(&s[b]).unwrap());
+                    let count = (cols as f64 * sparsity).trunc() as usize;
+                    order[..count].iter().for_each(|&i| k[i] = false);
+                }
+                Pattern::KeepNofM { n, m } => {
+                    for ii in (0..cols).step_by(m) {
+                        let end = (ii + m).min(cols);
+                        let mut order: Vec<usize> = (ii..end).collect();
+                        order.sort_by(|&a, &b| s[a].partial_cmp(&s[b]).unwrap());
+                        order[..(end - ii) * (m - n) / m].iter().for_each(|&i| k[i] = false);
+                    }
+                }
+            }
+        }
+        kept
+    }
+
+    fn patterns() -> impl Strategy<Value = Pattern> {
+        prop_oneof![
+            (0.0..0.99f64).prop_map(|sparsity| Pattern::Unstructured { sparsity }),
+            Just(Pattern::Unstructured { sparsity: 0.5 }),
+            prop::sample::select(vec![(2, 4), (4, 8), (16, 32), (1, 4), (3, 5), (4, 4)])
+                .prop_map(|(n, m)| Pattern::KeepNofM { n, m }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn rows_are_as_published(
+            pattern in patterns(),
+            (cols, scores) in (1usize..90, 1usize..6)
+                // Few distinct values, so that ties are common.
+                .prop_flat_map(|(cols, rows)| (Just(cols), prop::collection::vec(0u8..40, rows * cols))),
+        ) {
+            let scores: Vec<f32> = scores.into_iter().map(|s| f32::from(s) * 0.25).collect();
+            let rows = scores.len() / cols;
+            let mask = pattern.select(Group::Row, "t", &scores, (rows, cols)).unwrap();
+            let expected = published(&scores, cols, pattern);
+            for (i, kept) in expected.iter().enumerate() {
+                prop_assert_eq!(mask.is_kept(i / cols, i % cols), *kept, "row {} column {}", i / cols, i % cols);
+            }
+            prop_assert_eq!(mask.kept(), (rows * (cols - pattern.pruned_of_row(cols))) as u64);
+        }
+
+        #[test]
+        fn a_whole_matrix_is_one_row(
+            sparsity in 0.0..0.99f64,
+            (cols, scores) in (1usize..20, 1usize..9)
+                .prop_flat_map(|(cols, rows)| (Just(cols), prop::collection::vec(0u8..40, rows * cols))),
+        ) {
+            let scores: Vec<f32> = scores.into_iter().map(f32::from).collect();
+            let pattern = Pattern::Unstructured { sparsity };
+            let mask = pattern.select(Group::Matrix, "t", &scores, (scores.len() / cols, cols)).unwrap();
+            let expected = published(&scores, scores.len(), pattern);
+            let found: Vec<bool> = (0..scores.len()).map(|i| mask.is_kept(i / cols, i % cols)).collect();
+            prop_assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn orders_negative_scores_and_zeros() {
+        let scores = [0.0, -1.0, -0.0, 2.0, -3.0, f32::INFINITY];
+        let mask = Pattern::Unstructured { sparsity: 0.5 }.select(Group::Row, "t", &scores, (1, 6)).unwrap();
+        assert_eq!(mask.row(0)[0], 0b10_1100, "-3, -1 and the left one of two zeros go");
+    }
+
+    #[test]
+    fn nan_is_refused_by_place() {
+        let error =
+            Pattern::Unstructured { sparsity: 0.5 }.select(Group::Row, "blk.0.x", &[0., 1., f32::NAN, 2.], (2, 2));
+        assert!(error.unwrap_err().to_string().contains("tensor `blk.0.x`: the score at row 1, column 0 is NaN"));
+    }
+
+    #[test]
+    fn parses_and_refuses() {
+        let parse = Pattern::parse;
+        assert_eq!(parse("unstructured", None).unwrap(), Pattern::Unstructured { sparsity: 0.5 });
+        assert_eq!(parse("unstructured", Some(0.0)).unwrap(), Pattern::Unstructured { sparsity: 0.0 });
+        for (text, n, m) in [("2:4", 2, 4), ("4:8", 4, 8), ("16:32", 16, 32)] {
+            assert_eq!(parse(text, None).unwrap(), Pattern::KeepNofM { n, m });
+            assert_eq!(parse(text, Some(0.5)).unwrap().to_string(), text);
+        }
+        for (text, sparsity) in [
+            ("unstructured", Some(1.0)),
+            ("unstructured", Some(-0.1)),
+            ("unstructured", Some(f64::NAN)),
+            ("2:4", Some(0.6)),
+            ("0:4", None),
+            ("5:4", None),
+            ("2:64", None),
+            ("2-4", None),
+            ("", None),
+        ] {
+            assert!(parse(text, sparsity).is_err(), "{text} {sparsity:?}");
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! What a pruning will cost, before it is done: bytes, memory, work.
+
+use spm::{Checkpoint, Config, Encoding, Vocabulary, matrix};
+
+use crate::driver::{PruneOptions, layer_matrices, outside_layers};
+use crate::error::Error;
+use crate::method::Needs;
+use crate::pattern::{Group, Pattern};
+use crate::stream::{self, Site};
+
+/// Work of scoring, selecting, encoding and reading back one weight, in multiply-adds.
+pub(crate) const PRUNE_COST: u64 = 500;
+
+/// Work of encoding one weight of the embedding.
+pub(crate) const ENCODE_COST: u64 = 50;
+
+/// Alignment of a file's sections, and room for its header and tables.
+const FILE_OVERHEAD: u64 = 4 << 16;
+
+/// The cost of a pruning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Bytes of all tensors.
+    pub tensor_bytes: u64,
+    /// Bytes of the file: tensors, row starts, vocabulary, and padding as a bound.
+    pub file_bytes: u64,
+    /// Most memory in use at a time; pages of the mapped source, which the system can take back, not counted.
+    pub peak_bytes: u64,
+    /// Work, in the units of [`crate::Progress`]: about one multiply-add.
+    pub work: u64,
+}
+
+/// Foresees what pruning `source` with `nsamples` windows of `seqlen` tokens costs.
+///
+/// Bytes of tensors are exact, except for q4 values compared over whole matrices (rows are rounded up to
+/// whole bytes).
+pub fn plan(source: &dyn Checkpoint, options: &PruneOptions, nsamples: usize, seqlen: usize) -> Result<Plan, Error> {
+    let config = source.config();
+    config.validate()?;
+    options.check(config)?;
+    let observing = options.method.needs() != Needs::Nothing && !options.pattern.is_dense();
+    let (nsamples, seqlen) = if observing { (nsamples, seqlen) } else { (0, 0) };
+    let sizes = sizes(config, options);
+    let tensor_bytes = sizes.iter().map(|s| s.bytes).sum();
+    let starts: u64 = sizes.iter().map(|s| s.start_bytes).sum();
+    Ok(Plan {
+        tensor_bytes,
+        file_bytes: tensor_bytes + starts + source.vocabulary().map_or(0, vocabulary_bytes) + FILE_OVERHEAD,
+        peak_bytes: peak_bytes(config, &sizes, nsamples, seqlen, options.threads),
+        work: Work::of(config, nsamples as u64, seqlen as u64).total(),
+    })
+}
+
+/// Multiply-adds of a pruning, pass by pass.
+#[derive(Clone, Debug)]
+pub(crate) struct Work {
+    passes: [u64; 4],
+    leave: u64,
+    tokens: u64,
+    layers: u64,
+    weights: u64,
+    outside: u64,
+}
+
+impl Work {
+    pub(crate) fn new(config: &Config, windows: &[Vec<u32>]) -> Self {
+        let tokens = windows.iter().map(|w| w.len() as u64).sum::<u64>();
+        let n = windows.len() as u64;
+        Work { tokens, ..Self::of(config, n, tokens.checked_div(n).unwrap_or(0)) }
+    }
+
+    fn of(c: &Config, nsamples: u64, seqlen: u64) -> Self {
+        let (dim, hidden, q, kv) = (c.dim as u64, c.hidden_dim as u64, c.q_dim() as u64, c.kv_dim() as u64);
+        let ffn_hidden = 2 * dim * hidden;
+        // A token attends to half the window on average, once for the scores and once for the values.
+        let attention = dim * (q + 2 * kv) + q * seqlen;
+        Work {
+            passes: [8 * dim, attention, q * dim, ffn_hidden],
+            leave: ffn_hidden + dim * hidden,
+            tokens: nsamples.saturating_mul(seqlen),
+            layers: c.n_layers as u64,
+            weights: layer_matrices(c).map(|(_, (rows, cols))| rows as u64 * cols as u64).sum(),
+            outside: outside_layers(c).map(|(_, rows, cols)| rows as u64 * cols as u64).sum(),
+        }
+    }
+
+    /// Of moving one token to `site`.
+    pub(crate) fn pass(&self, site: Site) -> u64 {
+        self.passes[site as usize]
+    }
+
+    /// Of moving one token from the last site to the next layer.
+    pub(crate) fn leave(&self) -> u64 {
+        self.leave
+    }
+
+    pub(crate) fn total(&self) -> u64 {
+        let token = self.passes.iter().sum::<u64>() + self.leave;
+        let moving = self.tokens.saturating_mul(self.layers).saturating_mul(token);
+        moving.saturating_add(self.weights * PRUNE_COST + self.outside * ENCODE_COST)
+    }
+}
+
+struct Size {
+    shape: (usize, usize),
+    in_layer: bool,
+    bytes: u64,
+    start_bytes: u64,
+}
+
+fn sizes(config: &Config, options: &PruneOptions) -> Vec<Size> {
+    let matrices: Vec<String> = layer_matrices(config).map(|(name, _)| name).collect();
+    let all = config.tensors().into_iter();
+    all.map(|(name, rows, cols)| {
+        let in_layer = matrices.contains(&name);
+        let encoding = match (in_layer, rows) {
+            (true, _) if options.keeps_whole(&name) => options.values.dense(),
+            (true, _) => options.values.sparse(),
+            (false, 1) => Encoding::F32,
+            (false, _) => options.head.dense(),
+        };
+        let kept = if encoding.is_sparse() { kept_bytes(encoding, options, rows, cols) } else { 0 };
+        let bytes = matrix::byte_len(encoding, rows, cols, kept).unwrap_or(usize::MAX) as u64;
+        let start_bytes = if encoding.is_sparse() { 4 * (rows as u64 + 1) } else { 0 };
+        Size { shape: (rows, cols), in_layer, bytes, start_bytes }
+    })
+    .collect()
+}
+
+fn kept_bytes(encoding: Encoding, options: &PruneOptions, rows: usize, cols: usize) -> usize {
+    let bytes = |values: usize| match encoding {
+        Encoding::SparseF16 => 2 * values,
+        Encoding::SparseQ4 => values.div_ceil(2),
+        _ => values,
+    };
+    match (options.pattern, options.group) {
+        (Pattern::Unstructured { sparsity }, Group::Matrix) => {
+            bytes(rows * cols - ((rows * cols) as f64 * sparsity) as usize)
+        }
+        _ => rows * bytes(cols - options.pattern.pruned_of_row(cols)),
+    }
+}
+
+/// While a matrix is pruned: the stream, one layer in f32, and for the matrix its weights twice, scores, sort
+/// keys and the new encoding. While a table is encoded: its planes, and the tensor they are copied to, each
+/// grown by doubling.
+fn peak_bytes(c: &Config, sizes: &[Size], nsamples: usize, seqlen: usize, threads: usize) -> u64 {
+    let weights = |s: &Size| s.shape.0 as u64 * s.shape.1 as u64;
+    let inside = || sizes.iter().filter(|s| s.in_layer);
+    let layer = inside().map(weights).sum::<u64>() / c.n_layers as u64 * 4;
+    let matrix = inside().map(|s| weights(s) * (4 + 4 + 4 + 4 + 1) + 2 * s.bytes).max().unwrap_or(0);
+    let observing = stream::byte_len(c, nsamples, seqlen, threads.clamp(1, nsamples.max(1)));
+    let running = if nsamples > 0 { observing + layer } else { 0 };
+    let table = sizes.iter().filter(|s| !s.in_layer).map(|s| 3 * s.bytes).max().unwrap_or(0);
+    (running + matrix).max(table)
+}
+
+fn vocabulary_bytes(v: &Vocabulary) -> u64 {
+    let tokens: usize = v.tokens.iter().map(|t| t.len() + 5).sum();
+    (tokens + 4 * v.scores.len() + 8 * v.merges.len()) as u64
+}
