@@ -30,6 +30,15 @@ pub enum Error {
     /// The vocabulary cannot be used.
     #[error("the model has no vocabulary; export it again together with its tokenizer")]
     NoVocabulary,
+    /// The vocabulary contradicts itself or is of an unknown kind.
+    #[error("vocabulary: {problem}")]
+    Tokenizer {
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
+    /// Nothing to continue, and the model has no token that begins a text.
+    #[error("the prompt is empty and the model has no token to begin with; give some text")]
+    EmptyPrompt,
     /// The thread pool could not be built.
     #[error("cannot start {threads} threads; ask for fewer")]
     Threads {

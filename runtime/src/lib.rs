@@ -5,18 +5,27 @@
 
 mod engine;
 mod error;
+pub mod ffi;
+mod generate;
 mod kv_cache;
 mod linear;
 mod model;
 mod ops;
 mod pool;
+mod sampler;
 mod session;
 pub mod simd;
+mod text;
+mod tokenizer;
 mod transformer;
 
 pub use engine::{Engine, EngineOptions, Precision};
 pub use error::Error;
+pub use generate::{Event, Finish, GenerateOptions, Generated, generate};
 pub use kv_cache::{KvCache, KvType};
 pub use model::Model;
+pub use sampler::{Sampler, SamplerOptions};
 pub use session::{Session, SessionOptions};
+pub use text::{PieceDecoder, StopStrings};
+pub use tokenizer::{Special, Tokenizer};
 pub use transformer::{Layer, LayerIo, Workspace, embed};

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use spm::Config;
+
 use crate::error::Error;
 use crate::kv_cache::{KvCache, KvType};
 use crate::linear::zeroed;
@@ -65,6 +67,16 @@ impl Session {
     /// Bytes that [`Session::new`] allocates for the keys and values of `context` positions.
     pub fn cache_bytes(model: &Model, context: usize, kv: KvType) -> usize {
         KvCache::byte_len(model.config(), context, kv).saturating_mul(model.config().n_layers)
+    }
+
+    /// About how many bytes a session of `context` positions allocates: keys, values, and scratch for a prompt.
+    pub fn memory_needed(config: &Config, context: usize, kv: KvType) -> usize {
+        let context = if context == 0 { config.context_len } else { context };
+        let cache = KvCache::byte_len(config, context, kv).saturating_mul(config.n_layers);
+        let batch = SessionOptions::default().batch;
+        let widths = 4 * config.dim + 3 * config.q_dim() + 2 * config.kv_dim() + 4 * config.hidden_dim;
+        let scores = context.saturating_mul(64);
+        [widths.saturating_mul(batch * 4), config.vocab_size * 8, scores].into_iter().fold(cache, usize::saturating_add)
     }
 
     /// The model.

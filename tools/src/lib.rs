@@ -1,1 +1,13 @@
-//! x
+//! What the command-line programs share. This is the only crate that prints, parses arguments, reads the
+//! environment or ends the process.
+
+pub mod chat;
+pub mod cli;
+pub mod dump;
+pub mod evaluate;
+pub mod failure;
+pub mod inspect;
+pub mod open;
+pub mod process;
+
+pub use failure::{Failure, run};

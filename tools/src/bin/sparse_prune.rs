@@ -1,1 +1,240 @@
-fn main() {}
+//! `sparse-prune SRC -o OUT.spm`: a dense model becomes a sparse one for a language.
+
+use std::io::{IsTerminal, Write};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use pruner::calibration::Joints;
+use pruner::{
+    Calibration, CalibrationOptions, Group, Language, Pattern, Plan, Progress, PruneOptions, Report, Sink, ValueType,
+};
+use runtime::Tokenizer;
+use spm::{Checkpoint, Matrix, Provenance, SpmWriter, WriterOptions};
+use tools::open::AnyModel;
+use tools::process::{self, megabytes};
+use tools::{Failure, cli};
+
+/// Prune a dense model (.gguf) for a programming language and write a sparse one (.spm).
+///
+/// Exit codes: 0 ok, 1 runtime, 2 usage, 3 bad model file, 4 not enough memory, 130 interrupted.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    /// Model to prune: a .gguf file (the first of a split one), or a .spm with sparsity 0
+    source: PathBuf,
+    /// Where the sparse model goes
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// Calibration text: a file or folder, the user's own repository for example; may be given several times.
+    /// .jsonl files have a document in the `text` field of each line
+    #[arg(long, value_name = "PATH")]
+    calib: Vec<PathBuf>,
+    /// In folders, only files of this language: python, java, cpp, javascript
+    #[arg(long)]
+    lang: Option<Language>,
+    /// Calibration windows
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    nsamples: usize,
+    /// Tokens a window
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    seqlen: usize,
+    /// Chooses the calibration documents
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Which weights go: wanda, magnitude
+    #[arg(long, default_value = "wanda")]
+    method: String,
+    /// Share of the weights that go [default: 0.5, or what the pattern says]
+    #[arg(long)]
+    sparsity: Option<f64>,
+    /// unstructured, or N:M to keep N of M neighbours: 2:4, 4:8, 16:32
+    #[arg(long, default_value = "unstructured")]
+    pattern: String,
+    /// Compare weights within a row or over the whole matrix
+    #[arg(long, default_value = "row")]
+    group: Group,
+    /// Leave tensors dense whose name contains this; may be given several times
+    #[arg(long, value_name = "NAME")]
+    ignore: Vec<String>,
+    /// How kept weights are stored: f16, q8, q4
+    #[arg(long, default_value_t = ValueType::Q8)]
+    values: ValueType,
+    /// How the embedding and the output head are stored: f16, q8, q4
+    #[arg(long, default_value_t = ValueType::Q8)]
+    head: ValueType,
+    /// Threads [default: one a core]
+    #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=512))]
+    threads: Option<u16>,
+    /// Replace an earlier sparse model at the output
+    #[arg(long)]
+    force: bool,
+    /// Say what it would cost in bytes, memory and time, and stop
+    #[arg(long)]
+    dry_run: bool,
+    /// Print every tensor's sparsity and error to standard output at the end
+    #[arg(long)]
+    report: bool,
+}
+
+fn main() -> ExitCode {
+    let args = Cli::parse();
+    tools::run("sparse-prune", || main_with(&args))
+}
+
+fn main_with(args: &Cli) -> Result<(), Failure> {
+    let interrupted = process::interrupt_flag()?;
+    let file = AnyModel::open(&args.source)?;
+    let source = file.checkpoint();
+    let options = args.prune_options()?;
+    let plan = pruner::plan(source, &options, args.nsamples, args.seqlen)?;
+    if args.dry_run {
+        return print_plan(source, &options, args, &plan);
+    }
+    process::check_memory("pruning", plan.peak_bytes, "ask for fewer or shorter windows with --nsamples, --seqlen")?;
+    let sources = args.source_files(&file);
+    let writer_options =
+        WriterOptions { expected_bytes: plan.file_bytes, replace: args.force, sources: sources.clone() };
+    let mut writer = SpmWriter::create(&args.output, &writer_options)?;
+    let calibration = args.calibrate(&options, source)?;
+    let windows = calibration.as_ref().map_or(&[][..], |c| &c.windows);
+    let bar = progress_bar();
+    let started = Instant::now();
+    let mut progress = |p: Progress| show_progress(&bar, started, p, &interrupted);
+    let report = pruner::prune(source, &options, windows, &mut FileSink(&mut writer), &mut progress)?;
+    bar.finish_and_clear();
+    let provenance = args.provenance(&sources, &options, calibration.as_ref())?;
+    let bytes = writer.finish(source.config(), source.vocabulary(), &provenance)?;
+    print_result(args, &report, bytes, started.elapsed())
+}
+
+impl Cli {
+    fn prune_options(&self) -> Result<PruneOptions, Failure> {
+        let usage = |e: pruner::Error| Failure::Usage(e.to_string());
+        let options = PruneOptions {
+            pattern: Pattern::parse(&self.pattern, self.sparsity).map_err(usage)?,
+            group: self.group,
+            ignore: self.ignore.clone(),
+            values: self.values,
+            head: self.head,
+            threads: self.threads.map_or_else(process::default_threads, usize::from),
+            ..PruneOptions::default()
+        };
+        options.with_method(&self.method).map_err(usage)
+    }
+
+    fn source_files(&self, file: &AnyModel) -> Vec<PathBuf> {
+        match file {
+            AnyModel::Gguf(model) => model.shard_paths().to_vec(),
+            AnyModel::Sparse(_) => vec![self.source.clone()],
+        }
+    }
+
+    /// The calibration windows, if the method wants any.
+    fn calibrate(&self, options: &PruneOptions, source: &dyn Checkpoint) -> Result<Option<Calibration>, Failure> {
+        if !options.needs_calibration() {
+            return Ok(None);
+        }
+        if self.calib.is_empty() {
+            return Err(Failure::Usage(format!(
+                "--method {} needs calibration text: give --calib FILE or FOLDER",
+                self.method
+            )));
+        }
+        let vocabulary = source.vocabulary().ok_or(runtime::Error::NoVocabulary);
+        let tokenizer = vocabulary.and_then(Tokenizer::new).map_err(|e| cli::name_file(e.into(), &self.source))?;
+        let options = CalibrationOptions {
+            sources: self.calib.clone(),
+            language: self.lang,
+            nsamples: self.nsamples,
+            seqlen: self.seqlen,
+            seed: self.seed,
+            joints: Joints {
+                window_start: tokenizer.bos().filter(|_| tokenizer.adds_bos()),
+                document_end: tokenizer.token_id("<|endoftext|>").or(tokenizer.eos()),
+            },
+        };
+        Ok(Some(Calibration::collect(&options, &|text| tokenizer.encode_plain(text))?))
+    }
+
+    fn provenance(
+        &self,
+        sources: &[PathBuf],
+        options: &PruneOptions,
+        calibration: Option<&Calibration>,
+    ) -> Result<Provenance, Failure> {
+        let mut p = Provenance::default();
+        p.source = self.source.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        p.source_sha256 = pruner::provenance::sha256_of_files(sources)?;
+        p.method = self.method.clone();
+        p.sparsity = options.pattern.sparsity() as f32;
+        p.pattern = self.pattern.clone();
+        if let Some(c) = calibration {
+            p.calibration = c.description().to_owned();
+            p.calibration_sha256 = c.sha256.clone();
+        }
+        p.tool = format!("sparse-prune {}", env!("CARGO_PKG_VERSION"));
+        Ok(p)
+    }
+}
+
+struct FileSink<'a>(&'a mut SpmWriter);
+
+impl Sink for FileSink<'_> {
+    fn push(&mut self, name: &str, matrix: &Matrix) -> Result<(), pruner::Error> {
+        Ok(self.0.push(name, matrix)?)
+    }
+}
+
+fn progress_bar() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(1);
+    let style = ProgressStyle::with_template("{bar:30} {percent:>3}%  {msg}");
+    style.map_or(bar.clone(), |style| bar.with_style(style))
+}
+
+fn show_progress(bar: &ProgressBar, started: Instant, p: Progress, interrupted: &AtomicBool) -> ControlFlow<()> {
+    bar.set_length(p.total);
+    bar.set_position(p.done);
+    let left = started.elapsed().mul_f64((p.total - p.done) as f64 / p.done.max(1) as f64);
+    bar.set_message(format!("layer {} of {}, {}, about {} left", p.layer, p.layers, p.step, HumanDuration(left)));
+    if interrupted.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+}
+
+fn print_plan(source: &dyn Checkpoint, options: &PruneOptions, args: &Cli, plan: &Plan) -> Result<(), Failure> {
+    let time = pruner::estimate_time(source, options, plan)?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "file     {}: {}", args.output.display(), megabytes(plan.file_bytes))?;
+    writeln!(out, "memory   {} at most", megabytes(plan.peak_bytes))?;
+    writeln!(out, "time     about {}", HumanDuration(time))?;
+    Ok(())
+}
+
+fn print_result(args: &Cli, report: &Report, bytes: u64, time: Duration) -> Result<(), Failure> {
+    if args.report {
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "tensor\tencoding\tkept\ttotal\tsparsity\trelative_error")?;
+        for t in &report.tensors {
+            let (name, encoding) = (&t.name, t.encoding.name());
+            writeln!(out, "{name}\t{encoding}\t{}\t{}\t{:.4}\t{:.5}", t.kept, t.total, t.sparsity(), t.relative_error)?;
+        }
+    }
+    let mut err = std::io::stderr().lock();
+    let peak = process::peak_memory().map_or(String::new(), |p| format!(", peak memory {}", megabytes(p)));
+    writeln!(
+        err,
+        "{}: {}, {} of {} weights kept, {:.1} s{peak}",
+        args.output.display(),
+        megabytes(bytes),
+        report.kept(),
+        report.total(),
+        time.as_secs_f64()
+    )?;
+    Ok(())
+}

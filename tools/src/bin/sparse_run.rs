@@ -1,1 +1,275 @@
-fn main() {}
+//! `sparse-run MODEL PROMPT`: a model continues a text.
+
+use std::io::{IsTerminal, Write};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use runtime::{
+    Event, Finish, GenerateOptions, Generated, KvType, SamplerOptions, Session, SessionOptions, Special, generate,
+};
+use tools::chat::{self, Message};
+use tools::cli::{Ready, RunArgs, text_argument};
+use tools::{Failure, process};
+
+/// Continue a text with a sparse model (.spm) or a dense one (.gguf).
+///
+/// Standard output carries the text and nothing else; messages go to standard error.
+/// Exit codes: 0 ok, 1 runtime, 2 usage, 3 bad model file, 4 not enough memory, 130 interrupted.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    /// Model file, .spm or .gguf
+    model: PathBuf,
+    /// Text to continue; `-` reads standard input
+    prompt: Option<String>,
+    /// Read the text to continue from a file
+    #[arg(short, long, value_name = "FILE", conflicts_with = "prompt")]
+    file: Option<PathBuf>,
+    /// Tokens to generate at most
+    #[arg(short = 'n', long = "predict", value_name = "N", default_value_t = 256)]
+    predict: usize,
+    /// Context in tokens [default: what prompt and -n need, at most the model's own]
+    #[arg(short, long = "ctx-size", value_name = "N")]
+    ctx_size: Option<usize>,
+    #[command(flatten)]
+    run: RunArgs,
+    #[command(flatten)]
+    sampling: Sampling,
+    /// Stop before this text; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Treat the prompt as a message and answer it, using the model's chat template
+    #[arg(long)]
+    chat: bool,
+    /// What the model is told before the message
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    system: Option<String>,
+    /// Print only what the model adds
+    #[arg(long)]
+    no_display_prompt: bool,
+    /// Read special tokens such as <|endoftext|> in the prompt as what they stand for
+    #[arg(long)]
+    special: bool,
+    /// Keep keys and values as f32 instead of f16
+    #[arg(long)]
+    kv_f32: bool,
+    /// Print times and memory to standard error at the end
+    #[arg(long)]
+    stats: bool,
+}
+
+#[derive(clap::Args)]
+struct Sampling {
+    /// Randomness; 0 always takes the most likely token
+    #[arg(long, visible_alias = "temperature", default_value_t = 0.8, value_parser = number(0.0, 100.0))]
+    temp: f32,
+    /// Choose among the K most likely tokens; 0 is off
+    #[arg(long, value_name = "K", default_value_t = 40)]
+    top_k: usize,
+    /// Choose among the most likely tokens that together have this probability; 1 is off
+    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = number(0.0, 1.0))]
+    top_p: f32,
+    /// Leave out tokens less likely than this share of the most likely one; 0 is off
+    #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = number(0.0, 1.0))]
+    min_p: f32,
+    /// Make tokens that were used lately less likely; 1 is off
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = number(0.01, 100.0))]
+    repeat_penalty: f32,
+    /// How many tokens back the penalty looks
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    repeat_last_n: usize,
+    /// Same seed, same text [default: a different one each time]
+    #[arg(short, long)]
+    seed: Option<u64>,
+}
+
+fn number(min: f32, max: f32) -> impl Fn(&str) -> Result<f32, String> + Clone {
+    move |text| match text.parse::<f32>() {
+        Ok(x) if x >= min && x <= max => Ok(x),
+        _ => Err(format!("expected a number from {min} to {max}")),
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tools::run("sparse-run", || main_with(&cli))
+}
+
+fn main_with(cli: &Cli) -> Result<(), Failure> {
+    let interrupted = process::interrupt_flag()?;
+    let prompt = prompt_text(cli)?;
+    let started = Instant::now();
+    let ready = Ready::load(&cli.model, &cli.run)?;
+    let load_time = started.elapsed();
+    let (tokens, shown) = prompt_tokens(cli, &ready, &prompt)?;
+    let options =
+        SessionOptions { context: context(cli, &ready, tokens.len())?, kv: kv_type(cli), ..Default::default() };
+    let mut session = Session::new(&ready.model, &options)?;
+    let sampler = cli.sampling.options();
+    let generate_options =
+        GenerateOptions { max_tokens: cli.predict, sampler: sampler.clone(), stop: cli.stop.clone() };
+
+    let mut out = Output::new(&interrupted);
+    out.show(shown)?;
+    let generated = generate(&mut session, &ready.tokenizer, &tokens, &generate_options, &mut |e| out.event(e))?;
+    out.end()?;
+    if cli.stats {
+        print_stats(&ready, &generated, load_time, &session, sampler.seed)?;
+    }
+    match generated.finish {
+        Finish::Cancelled if interrupted.load(Ordering::SeqCst) => Err(Failure::Interrupted),
+        _ => Ok(()),
+    }
+}
+
+fn prompt_text(cli: &Cli) -> Result<String, Failure> {
+    let piped = cli.prompt.is_none() && cli.file.is_none() && !std::io::stdin().is_terminal();
+    let prompt = if piped { Some("-") } else { cli.prompt.as_deref() };
+    text_argument(prompt, cli.file.as_ref())?
+        .ok_or_else(|| Failure::Usage("no prompt: give a text, `-` for standard input, or -f FILE".into()))
+}
+
+/// The prompt's tokens, and the part of the prompt that is printed before the continuation.
+fn prompt_tokens<'a>(cli: &Cli, ready: &Ready, prompt: &'a str) -> Result<(Vec<u32>, &'a str), Failure> {
+    if !cli.chat {
+        let special = if cli.special { Special::Parse } else { Special::AsText };
+        let shown = if cli.no_display_prompt { "" } else { prompt };
+        return Ok((ready.tokenizer.encode(prompt, special), shown));
+    }
+    let template = ready.chat_template.as_deref();
+    let template =
+        template.ok_or_else(|| Failure::Usage("this model has no chat template; run without --chat".into()))?;
+    let message = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+    let system = cli.system.as_deref().map(|text| message("system", text));
+    let messages: Vec<Message> = system.into_iter().chain([message("user", prompt)]).collect();
+    let text_of = |id: Option<u32>| id.map(|id| ready.tokenizer.token_text(id).to_owned()).unwrap_or_default();
+    let bos = text_of(ready.tokenizer.bos());
+    let text = chat::render(template, &messages, &bos, &text_of(ready.tokenizer.eos()))?;
+    // Templates write the beginning of text themselves; encoding must not add another.
+    let text = text.strip_prefix(bos.as_str()).filter(|_| ready.tokenizer.adds_bos()).unwrap_or(&text);
+    Ok((ready.tokenizer.encode(text, Special::Parse), ""))
+}
+
+fn context(cli: &Cli, ready: &Ready, prompt_tokens: usize) -> Result<usize, Failure> {
+    let own = ready.model.config().context_len;
+    let context = match cli.ctx_size {
+        Some(0) => own,
+        Some(n) => n,
+        None => prompt_tokens.max(1).saturating_add(cli.predict).min(own),
+    };
+    let bytes = Session::memory_needed(ready.model.config(), context, kv_type(cli));
+    process::check_memory(&format!("a context of {context} tokens"), bytes as u64, "ask for a shorter one with -c")?;
+    Ok(context)
+}
+
+fn kv_type(cli: &Cli) -> KvType {
+    if cli.kv_f32 { KvType::F32 } else { KvType::F16 }
+}
+
+impl Sampling {
+    fn options(&self) -> SamplerOptions {
+        SamplerOptions {
+            temperature: self.temp,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repeat_penalty: self.repeat_penalty,
+            repeat_last_n: self.repeat_last_n,
+            seed: self.seed.unwrap_or_else(random_seed),
+        }
+    }
+}
+
+/// Different every time; nothing secret depends on it.
+fn random_seed() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::from(now.subsec_nanos()) ^ now.as_secs() << 20 ^ u64::from(std::process::id())
+}
+
+/// Standard output, piece by piece, until nobody wants more.
+struct Output<'a> {
+    out: std::io::StdoutLock<'static>,
+    interrupted: &'a AtomicBool,
+    error: Option<std::io::Error>,
+    ends_with_newline: bool,
+}
+
+impl<'a> Output<'a> {
+    fn new(interrupted: &'a AtomicBool) -> Self {
+        Output { out: std::io::stdout().lock(), interrupted, error: None, ends_with_newline: false }
+    }
+
+    fn show(&mut self, text: &str) -> Result<(), Failure> {
+        self.out.write_all(text.as_bytes())?;
+        self.out.flush()?;
+        if !text.is_empty() {
+            self.ends_with_newline = text.ends_with('\n');
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, event: Event) -> ControlFlow<()> {
+        if let Event::Text(text) = event {
+            let written = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
+            if !text.is_empty() {
+                self.ends_with_newline = text.ends_with('\n');
+            }
+            if let Err(error) = written {
+                self.error = Some(error);
+                return ControlFlow::Break(());
+            }
+        }
+        match self.interrupted.load(Ordering::SeqCst) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    }
+
+    /// Leaves a terminal at the beginning of a line; a file or a pipe gets the text as it is.
+    fn end(mut self) -> Result<(), Failure> {
+        if let Some(error) = self.error {
+            return Err(error.into());
+        }
+        if !self.ends_with_newline && self.out.is_terminal() {
+            self.out.write_all(b"\n")?;
+        }
+        Ok(self.out.flush()?)
+    }
+}
+
+fn print_stats(ready: &Ready, done: &Generated, load: Duration, session: &Session, seed: u64) -> Result<(), Failure> {
+    let mut err = std::io::stderr().lock();
+    let rate = |n: usize, time: Duration| if n == 0 { 0.0 } else { n as f64 / time.as_secs_f64() };
+    let engine = ready.model.engine();
+    let bytes = ready.model.bytes_per_token();
+    let decode = rate(done.decoded_tokens, done.decode_time);
+    writeln!(err)?;
+    writeln!(err, "load      {:>9.1} ms", load.as_secs_f64() * 1e3)?;
+    writeln!(
+        err,
+        "prefill   {:>9.1} ms  {:>6} tokens  {:>8.2} tokens/s",
+        done.prompt_time.as_secs_f64() * 1e3,
+        done.prompt_tokens,
+        rate(done.prompt_tokens, done.prompt_time)
+    )?;
+    writeln!(
+        err,
+        "decode    {:>9.1} ms  {:>6} tokens  {decode:>8.2} tokens/s",
+        done.decode_time.as_secs_f64() * 1e3,
+        done.decoded_tokens
+    )?;
+    writeln!(err, "weights   {:>9.1} MB a token, {:.2} GB/s", bytes as f64 / 1e6, bytes as f64 * decode / 1e9)?;
+    let context = session.context();
+    let kv = Session::cache_bytes(&ready.model, context, KvType::F16);
+    writeln!(err, "context   {context:>9} tokens, {:.1} MB of keys and values as f16", kv as f64 / 1e6)?;
+    if let Some(peak) = process::peak_memory() {
+        writeln!(err, "peak RSS  {:>9.1} MB", peak as f64 / 1e6)?;
+    }
+    writeln!(err, "kernel    {:>9}, {} threads", engine.kernels().name(), engine.threads())?;
+    writeln!(err, "seed      {seed:>9}")?;
+    Ok(())
+}

@@ -1,0 +1,35 @@
+//! What the whole-path tests share: the programs, and files to give them.
+#![allow(dead_code)] // Each test is a program of its own and uses a part of this.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use spm::synthetic::SyntheticModel;
+use spm::{Checkpoint, Encoding, Provenance, SpmWriter, WriterOptions, encode};
+
+pub const SPARSE_RUN: &str = env!("CARGO_BIN_EXE_sparse-run");
+pub const SPARSE_PRUNE: &str = env!("CARGO_BIN_EXE_sparse-prune");
+pub const SPM: &str = env!("CARGO_BIN_EXE_spm");
+
+/// Runs a program to its end.
+pub fn run(program: &str, args: &[&str]) -> Output {
+    Command::new(program).args(args).stdin(std::process::Stdio::null()).output().unwrap()
+}
+
+/// Runs a program that must succeed; its standard output.
+pub fn output_of(program: &str, args: &[&str]) -> String {
+    let done = run(program, args);
+    assert!(done.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).unwrap()
+}
+
+/// Writes `model` with every matrix in `encoding`.
+pub fn write_spm(path: &Path, model: &SyntheticModel, encoding: Encoding) {
+    let mut writer = SpmWriter::create(path, &WriterOptions::default()).unwrap();
+    for t in model.tensors() {
+        let encoding = if t.rows == 1 { Encoding::F32 } else { encoding };
+        let matrix = encode::encode(encoding, t.rows, t.cols, &model.read_all(&t.name).unwrap(), None).unwrap();
+        writer.push(&t.name, &matrix).unwrap();
+    }
+    writer.finish(model.config(), model.vocabulary(), &Provenance::default()).unwrap();
+}

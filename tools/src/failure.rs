@@ -1,0 +1,96 @@
+//! How a program ends: one sentence for people on standard error, one number for scripts.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+/// Why a program stops before its end.
+#[derive(Debug)]
+pub enum Failure {
+    /// Something went wrong while running: exit code 1.
+    Runtime(String),
+    /// The arguments make no sense together: exit code 2.
+    Usage(String),
+    /// A model file is not what it should be: exit code 3.
+    BadFile(String),
+    /// More memory is needed than there is: exit code 4.
+    OutOfMemory(String),
+    /// The user pressed Ctrl-C: exit code 130.
+    Interrupted,
+    /// Nobody reads the output any more (`| head`): a normal end.
+    OutputClosed,
+}
+
+/// Runs a program's main function and turns its result into an exit code.
+pub fn run(program: &str, main: impl FnOnce() -> Result<(), Failure>) -> ExitCode {
+    let failure = match main() {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(failure) => failure,
+    };
+    let (code, message) = match failure {
+        Failure::Runtime(m) => (1, m),
+        Failure::Usage(m) => (2, m),
+        Failure::BadFile(m) => (3, m),
+        Failure::OutOfMemory(m) => (4, m),
+        Failure::Interrupted => (130, "interrupted".into()),
+        Failure::OutputClosed => return ExitCode::SUCCESS,
+    };
+    // If standard error is closed as well there is nobody left to tell.
+    let _ = writeln!(std::io::stderr(), "{program}: {message}");
+    ExitCode::from(code)
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::BrokenPipe => Failure::OutputClosed,
+            _ => Failure::Runtime(error.to_string()),
+        }
+    }
+}
+
+impl From<spm::Error> for Failure {
+    fn from(error: spm::Error) -> Self {
+        match error {
+            spm::Error::Io { .. } | spm::Error::Exists { .. } | spm::Error::IsSource { .. } => {
+                Failure::Runtime(error.to_string())
+            }
+            _ => Failure::BadFile(error.to_string()),
+        }
+    }
+}
+
+impl From<gguf::Error> for Failure {
+    fn from(error: gguf::Error) -> Self {
+        match error.is_io() {
+            true => Failure::Runtime(error.to_string()),
+            false => Failure::BadFile(error.to_string()),
+        }
+    }
+}
+
+impl From<runtime::Error> for Failure {
+    fn from(error: runtime::Error) -> Self {
+        use runtime::Error as E;
+        match error {
+            E::File(e) => e.into(),
+            E::OutOfMemory { .. } => Failure::OutOfMemory(error.to_string()),
+            E::UnknownKernel { .. } => Failure::Usage(error.to_string()),
+            E::MissingTensor { .. } | E::Shape { .. } | E::NoVocabulary | E::Tokenizer { .. } => {
+                Failure::BadFile(error.to_string())
+            }
+            _ => Failure::Runtime(error.to_string()),
+        }
+    }
+}
+
+impl From<pruner::Error> for Failure {
+    fn from(error: pruner::Error) -> Self {
+        use pruner::Error as E;
+        match error {
+            E::Interrupted => Failure::Interrupted,
+            E::File(e) => e.into(),
+            E::Runtime(e) => e.into(),
+            _ => Failure::Runtime(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! What the operating system knows of this process and this machine.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::failure::Failure;
+
+/// Largest resident size of this process so far, in bytes; `None` where the system does not say.
+pub fn peak_memory() -> Option<u64> {
+    kilobytes_after(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
+}
+
+/// Memory that can be had without swapping, in bytes; `None` where the system does not say.
+pub fn available_memory() -> Option<u64> {
+    kilobytes_after(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
+}
+
+/// Refuses before anything is allocated if `needed` bytes for `what` cannot be had.
+pub fn check_memory(what: &str, needed: u64, advice: &str) -> Result<(), Failure> {
+    match available_memory() {
+        Some(available) if needed > available => {
+            let (needed, available) = (megabytes(needed), megabytes(available));
+            Err(Failure::OutOfMemory(format!("{what} needs {needed}, {available} are available; {advice}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Threads to use unless told otherwise: one a core that this process may run on.
+pub fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Bytes for people.
+pub fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
+}
+
+/// A flag that the first Ctrl-C (or `kill`) sets; the second ends the process at once.
+pub fn interrupt_flag() -> Result<Arc<AtomicBool>, Failure> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&flag);
+    let handler = move || {
+        if seen.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+    };
+    ctrlc::set_handler(handler).map_err(|e| Failure::Runtime(format!("cannot watch for Ctrl-C: {e}")))?;
+    Ok(flag)
+}
+
+fn kilobytes_after(text: &str, key: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+    line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()?.checked_mul(1024)
+}
