@@ -3,37 +3,15 @@
 
 mod common;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
+use peak_alloc::PeakAlloc;
 use spm::synthetic::SyntheticModel;
 use spm::{Encoding, SparseModel};
 
-/// Counts what is allocated, so that a test can say how much was taken at most.
-struct Counting;
-
-static NOW: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator unchanged; only numbers are kept beside it.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        PEAK.fetch_max(NOW.fetch_add(layout.size(), Ordering::Relaxed) + layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.dealloc(p, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static MEMORY: PeakAlloc = PeakAlloc;
 
 /// A file taken apart: sections by name, put together again with right checksums.
 #[derive(Clone)]
@@ -133,7 +111,11 @@ const STRUCTURE: &[(&str, Edit, &str)] = &[
     ("no META", |p| drop(p.sections.remove(3)), "no section META"),
     ("no DATA", |p| drop(p.sections.remove(0)), "no section DATA"),
     ("a section twice", |p| p.sections.push(p.sections[2].clone()), "section TENS: occurs twice"),
-    ("unknown necessary section", |p| p.sections.push(("LORA".into(), 1, vec![1])), "section LORA: unknown and necessary"),
+    (
+        "unknown necessary section",
+        |p| p.sections.push(("LORA".into(), 1, vec![1])),
+        "section LORA: unknown and necessary",
+    ),
     ("unknown section flags", |p| p.sections[4].1 = 3, "section VOCB: flags 3 and 0"),
     ("65 sections", |p| p.sections = vec![p.sections[0].clone(); 65], "65 sections, expected 1 to 64"),
     ("no section", |p| p.sections.clear(), "0 sections"),
@@ -141,11 +123,19 @@ const STRUCTURE: &[(&str, Edit, &str)] = &[
     ("too many keys", |p| p.put("META", 0, &u32::MAX.to_le_bytes()), "4294967295 keys of at least 4 bytes"),
     ("bytes after META", |p| p.get("META").push(0), "1 bytes after the last field"),
     ("key not UTF-8", |p| p.put("META", 6, &[0xFF]), "key is not UTF-8 from byte 0 on"),
-    ("value of unknown type", |p| p.replace("META", b"model.dim\x02", b"model.dim\x09"), "key `model.dim`: value type 9"),
+    (
+        "value of unknown type",
+        |p| p.replace("META", b"model.dim\x02", b"model.dim\x09"),
+        "key `model.dim`: value type 9",
+    ),
     ("number of wrong type", |p| p.replace("META", b"model.norm_eps\x03", b"model.norm_eps\x05"), "are left"),
     ("truth of 2", |p| p.set_key("model.tied_head", &[2]), "key `model.tied_head`: truth value 2"),
     ("missing key", |p| p.replace("META", b"model.dim\x02", b"modem.dim\x02"), "after"),
-    ("unknown model key", |p| p.replace("META", b"model.vocab_size", b"model.vocab_sizf"), "key `model.vocab_size`: is missing"),
+    (
+        "unknown model key",
+        |p| p.replace("META", b"model.vocab_size", b"model.vocab_sizf"),
+        "key `model.vocab_size`: is missing",
+    ),
     ("zero layers", |p| p.set_key("model.layers", &0u64.to_le_bytes()), "`n_layers`: is 0, expected 1 to 1024"),
     ("2^60 layers", |p| p.set_key("model.layers", &(1u64 << 60).to_le_bytes()), "`n_layers`: is 1152921504606846976"),
     ("dim beyond the limit", |p| p.set_key("model.dim", &u64::MAX.to_le_bytes()), "`dim`: is 18446744073709551615"),
@@ -154,26 +144,89 @@ const STRUCTURE: &[(&str, Edit, &str)] = &[
     ("rope base not a number", |p| p.set_key("model.rope.base", &f32::NAN.to_le_bytes()), "`rope.base`: is NaN"),
     ("negative epsilon", |p| p.set_key("model.norm_eps", &(-1f32).to_le_bytes()), "`norm_eps`: is -1"),
     ("unknown rope layout", |p| p.replace("META", b"interleaved", b"interleavex"), "is `interleavex`, expected"),
-    ("context beyond the limit", |p| p.set_key("model.context_length", &(1u64 << 40).to_le_bytes()), "`context_len`: is 1099511627776"),
+    (
+        "context beyond the limit",
+        |p| p.set_key("model.context_length", &(1u64 << 40).to_le_bytes()),
+        "`context_len`: is 1099511627776",
+    ),
     ("another dim than the tensors", |p| p.set_key("model.dim", &96u64.to_le_bytes()), "the model's shape needs"),
-    ("more layers than tensors", |p| p.set_key("model.layers", &3u64.to_le_bytes()), "tensor `blk.2.attn_k.weight`: is missing"),
-    ("fewer layers than tensors", |p| p.set_key("model.layers", &1u64.to_le_bytes()), "tensor `blk.1.attn_norm.weight`: is not part"),
+    (
+        "more layers than tensors",
+        |p| p.set_key("model.layers", &3u64.to_le_bytes()),
+        "tensor `blk.2.attn_k.weight`: is missing",
+    ),
+    (
+        "fewer layers than tensors",
+        |p| p.set_key("model.layers", &1u64.to_le_bytes()),
+        "tensor `blk.1.attn_norm.weight`: is not part",
+    ),
     ("too many tensors", |p| p.put("TENS", 0, &u32::MAX.to_le_bytes()), "4294967295 tensors of at least"),
     ("one tensor less", |p| p.put("TENS", 0, &20u32.to_le_bytes()), "bytes after the last field"),
     ("tensor table cut", |p| p.get("TENS").truncate(100), "tensors of at least"),
-    ("unknown encoding", |p| p.set_entry("token_embd.weight", ENCODING, &[99, 0]), "tensor `token_embd.weight`: encoding number 99"),
-    ("reserved field", |p| p.set_entry("token_embd.weight", RESERVED, &[1]), "tensor `token_embd.weight`: reserved field is 1"),
-    ("a tensor twice", |p| p.replace("TENS", b"blk.0.attn_k.weight", b"blk.0.attn_q.weight"), "tensor `blk.0.attn_q.weight`: occurs twice"),
-    ("a tensor of no model", |p| p.replace("TENS", b"blk.0.attn_k.weight", b"blk.0.attn_x.weight"), "tensor `blk.0.attn_x.weight`: is not part"),
-    ("too many rows", |p| p.set_entry("token_embd.weight", ROWS, &u32::MAX.to_le_bytes()), "is 4294967295x64, the model's shape needs"),
+    (
+        "unknown encoding",
+        |p| p.set_entry("token_embd.weight", ENCODING, &[99, 0]),
+        "tensor `token_embd.weight`: encoding number 99",
+    ),
+    (
+        "reserved field",
+        |p| p.set_entry("token_embd.weight", RESERVED, &[1]),
+        "tensor `token_embd.weight`: reserved field is 1",
+    ),
+    (
+        "a tensor twice",
+        |p| p.replace("TENS", b"blk.0.attn_k.weight", b"blk.0.attn_q.weight"),
+        "tensor `blk.0.attn_q.weight`: occurs twice",
+    ),
+    (
+        "a tensor of no model",
+        |p| p.replace("TENS", b"blk.0.attn_k.weight", b"blk.0.attn_x.weight"),
+        "tensor `blk.0.attn_x.weight`: is not part",
+    ),
+    (
+        "too many rows",
+        |p| p.set_entry("token_embd.weight", ROWS, &u32::MAX.to_le_bytes()),
+        "is 4294967295x64, the model's shape needs",
+    ),
     ("no columns", |p| p.set_entry("token_embd.weight", COLS, &[0; 4]), "x0, the model's shape needs"),
-    ("offset past the end", |p| p.set_entry("blk.0.attn_q.weight", OFFSET, &(1u64 << 40).to_le_bytes()), "begins at byte 1099511627776, expected"),
-    ("offset not aligned", |p| p.set_entry("output_norm.weight", OFFSET, &1u64.to_le_bytes()), "begins at byte 1, expected"),
-    ("length too long", |p| p.set_entry("blk.0.ffn_down.weight", LENGTH, &(1u64 << 50).to_le_bytes()), "leave the data section"),
-    ("length too short", |p| p.set_entry("blk.0.attn_q.weight", LENGTH, &64u64.to_le_bytes()), "where 64x64 sparse-q8 needs"),
-    ("length overflows", |p| p.set_entry("blk.0.attn_q.weight", LENGTH, &u64::MAX.to_le_bytes()), "leave the data section"),
-    ("keeps more than there is", |p| p.set_entry("blk.0.attn_q.weight", KEPT, &(1u64 << 50).to_le_bytes()), "keeps 1125899906842624 weights of 64x64"),
-    ("no slack", |p| { let data = p.get("DATA"); data.truncate(data.len() - 64) }, "leave the data section"),
+    (
+        "offset past the end",
+        |p| p.set_entry("blk.0.attn_q.weight", OFFSET, &(1u64 << 40).to_le_bytes()),
+        "begins at byte 1099511627776, expected",
+    ),
+    (
+        "offset not aligned",
+        |p| p.set_entry("output_norm.weight", OFFSET, &1u64.to_le_bytes()),
+        "begins at byte 1, expected",
+    ),
+    (
+        "length too long",
+        |p| p.set_entry("blk.0.ffn_down.weight", LENGTH, &(1u64 << 50).to_le_bytes()),
+        "leave the data section",
+    ),
+    (
+        "length too short",
+        |p| p.set_entry("blk.0.attn_q.weight", LENGTH, &64u64.to_le_bytes()),
+        "where 64x64 sparse-q8 needs",
+    ),
+    (
+        "length overflows",
+        |p| p.set_entry("blk.0.attn_q.weight", LENGTH, &u64::MAX.to_le_bytes()),
+        "leave the data section",
+    ),
+    (
+        "keeps more than there is",
+        |p| p.set_entry("blk.0.attn_q.weight", KEPT, &(1u64 << 50).to_le_bytes()),
+        "keeps 1125899906842624 weights of 64x64",
+    ),
+    (
+        "no slack",
+        |p| {
+            let data = p.get("DATA");
+            data.truncate(data.len() - 64)
+        },
+        "leave the data section",
+    ),
     ("row starts missing", |p| p.get("ROWS").truncate(8), "table of row starts"),
     ("row starts too many", |p| p.get("ROWS").extend([0; 4]), "4 bytes after the last field"),
     ("first row not at 0", |p| p.put("ROWS", 0, &[1]), "row start table: entry 0 is 1"),
@@ -188,10 +241,28 @@ const STRUCTURE: &[(&str, Edit, &str)] = &[
     ("scores for some", |p| p.put("VOCB", N_SCORES, &[3]), "vocabulary: "),
     ("too many ends", |p| p.put("VOCB", N_ENDS, &u32::MAX.to_le_bytes()), "ends of generation of at least 4 bytes"),
     ("bos beyond the tokens", |p| p.put("VOCB", BOS, &1000u32.to_le_bytes()), "`bos` is token 1000 of"),
-    ("merge beyond the tokens", |p| { let at = merges_at(p); p.put("VOCB", at, &9999u32.to_le_bytes()) }, "merge 0 joins tokens 9999"),
+    (
+        "merge beyond the tokens",
+        |p| {
+            let at = merges_at(p);
+            p.put("VOCB", at, &9999u32.to_le_bytes())
+        },
+        "merge 0 joins tokens 9999",
+    ),
     ("token type 0", |p| p.put("VOCB", 47, &[0]), "token type 0, expected 1 to 6"),
-    ("template longer than the file", |p| p.put("VOCB", TEMPLATE, &(u32::MAX - 1).to_le_bytes()), "chat template needs 4294967294 bytes"),
-    ("vocabulary cut", |p| { let v = p.get("VOCB"); v.truncate(v.len() - 3) }, "vocabulary: token needs"),
+    (
+        "template longer than the file",
+        |p| p.put("VOCB", TEMPLATE, &(u32::MAX - 1).to_le_bytes()),
+        "chat template needs 4294967294 bytes",
+    ),
+    (
+        "vocabulary cut",
+        |p| {
+            let v = p.get("VOCB");
+            v.truncate(v.len() - 3)
+        },
+        "vocabulary: token needs",
+    ),
     ("more tokens than embeddings", |p| p.set_key("model.vocab_size", &9u64.to_le_bytes()), "the embedding has 9 rows"),
 ];
 
@@ -214,10 +285,23 @@ const RAW: &[(&str, RawEdit, &str)] = &[
     ("version 2", |f| f[8] = 2, "version 2 of the sparse model file"),
     ("header damaged", |f| f[30] ^= 1, "header: checksum is"),
     ("table damaged", |f| f[70] ^= 1, "header: checksum is"),
-    ("metadata damaged", |f| { let n = f.len(); f[n - 70_000] ^= 1 }, "checksum is"),
+    (
+        "metadata damaged",
+        |f| {
+            let n = f.len();
+            f[n - 70_000] ^= 1
+        },
+        "checksum is",
+    ),
     ("SentencePiece", |f| f[0] = 0x0A, "SentencePiece tokenizer"),
     ("safetensors", |f| f.splice(0..9, *b"\x08\x01\0\0\0\0\0\0{").for_each(drop), "safetensors"),
-    ("line ends changed", |f| drop(f.remove(4)), "line ends were changed"),
+    (
+        "line ends changed",
+        |f| {
+            f.remove(4);
+        },
+        "line ends were changed",
+    ),
     ("git-lfs", |f| *f = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n".to_vec(), "git lfs pull"),
     ("web page", |f| *f = b"<!DOCTYPE html><html>404</html>".to_vec(), "web page"),
     ("zip", |f| *f = b"PK\x03\x04xxxxxxxxxxxx".to_vec(), "zip archive"),
@@ -268,13 +352,13 @@ fn every_bad_file_is_refused_by_name_without_taking_memory() {
     for (name, file, expected) in files {
         fs::write(&path, &file).unwrap();
         drop(file);
-        let before = NOW.load(Ordering::Relaxed);
-        PEAK.store(before, Ordering::Relaxed);
+        let before = MEMORY.current_usage();
+        MEMORY.reset_peak_usage();
         let error = match SparseModel::open(&path) {
             Ok(_) => panic!("{name}: opened"),
             Err(error) => error.to_string(),
         };
-        let taken = PEAK.load(Ordering::Relaxed) - before;
+        let taken = MEMORY.peak_usage() - before;
         assert!(error.contains(expected), "{name}: `{error}` does not say `{expected}`");
         assert!(error.contains("bad.spm"), "{name}: `{error}` does not name the file");
         assert!(taken < 16 << 20, "{name}: {taken} bytes allocated");

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
@@ -104,7 +104,7 @@ impl Calibration {
     pub fn collect(options: &CalibrationOptions, tokenize: &dyn Fn(&str) -> Vec<u32>) -> Result<Self, Error> {
         let need = options.check()?;
         let mut skipped = Skipped::default();
-        let mut places = find_documents(options, &mut skipped)?;
+        let mut places = find_documents(&options.sources, options.language, &mut skipped)?;
         let available = places.len();
         SplitMix::new(options.seed).shuffle(&mut places);
 
@@ -281,14 +281,32 @@ fn text_field(line: &[u8]) -> Option<String> {
     }
 }
 
+/// Shows `each` the documents of files and folders, in an order that depends on names alone, until it breaks.
+/// What is taken and what passed over is as for calibration.
+pub fn each_document(
+    sources: &[PathBuf],
+    language: Option<Language>,
+    each: &mut dyn FnMut(&str) -> ControlFlow<()>,
+) -> Result<Skipped, Error> {
+    let mut skipped = Skipped::default();
+    for place in find_documents(sources, language, &mut skipped)? {
+        if let Some(text) = place.read(&mut skipped)?
+            && each(&text).is_break()
+        {
+            break;
+        }
+    }
+    Ok(skipped)
+}
+
 /// Every document of the sources, in an order that depends on names alone.
-fn find_documents(options: &CalibrationOptions, skipped: &mut Skipped) -> Result<Vec<Place>, Error> {
+fn find_documents(sources: &[PathBuf], language: Option<Language>, skipped: &mut Skipped) -> Result<Vec<Place>, Error> {
     let mut places = Vec::new();
-    for source in &options.sources {
+    for source in sources {
         let meta = std::fs::metadata(source);
         let meta = meta.map_err(|e| Error::Io { action: "open", path: source.clone(), source: e })?;
         if meta.is_dir() {
-            for file in files_below(source, options.language)? {
+            for file in files_below(source, language)? {
                 add_file(&file, &mut places, skipped)?;
             }
         } else if meta.is_file() {

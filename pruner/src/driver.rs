@@ -90,6 +90,11 @@ impl PruneOptions {
         }
     }
 
+    /// Whether calibration windows will be looked at.
+    pub fn needs_calibration(&self) -> bool {
+        self.method.needs() != Needs::Nothing && !self.pattern.is_dense()
+    }
+
     /// Whether `tensor` stays dense.
     pub fn keeps_whole(&self, tensor: &str) -> bool {
         self.pattern.is_dense() || self.ignore.iter().any(|p| tensor.contains(p.as_str()))
@@ -156,7 +161,7 @@ pub fn prune(
     config.validate()?;
     options.check(config)?;
     check_tensors(source)?;
-    let observing = options.method.needs() != Needs::Nothing && !options.pattern.is_dense();
+    let observing = options.needs_calibration();
     let windows = if observing { windows } else { &[] };
     check_windows(windows, options, observing, config)?;
 

@@ -36,7 +36,7 @@ pub use driver::{Progress, PruneOptions, ValueType, prune};
 pub use error::Error;
 pub use method::Method;
 pub use pattern::{Group, Pattern};
-pub use plan::{Plan, plan};
+pub use plan::{Plan, estimate_time, plan};
 pub use report::{Report, TensorReport};
 pub use sink::Sink;
 pub use statistics::ColumnNorms;

@@ -1,12 +1,14 @@
 //! What a pruning will cost, before it is done: bytes, memory, work.
 
+use std::time::{Duration, Instant};
+
+use runtime::Layer;
 use spm::{Checkpoint, Config, Encoding, Vocabulary, matrix};
 
 use crate::driver::{PruneOptions, layer_matrices, outside_layers};
 use crate::error::Error;
-use crate::method::Needs;
 use crate::pattern::{Group, Pattern};
-use crate::stream::{self, Site};
+use crate::stream::{self, Site, Stream};
 
 /// Work of scoring, selecting, encoding and reading back one weight, in multiply-adds.
 pub(crate) const PRUNE_COST: u64 = 500;
@@ -38,7 +40,7 @@ pub fn plan(source: &dyn Checkpoint, options: &PruneOptions, nsamples: usize, se
     let config = source.config();
     config.validate()?;
     options.check(config)?;
-    let observing = options.method.needs() != Needs::Nothing && !options.pattern.is_dense();
+    let observing = options.needs_calibration();
     let (nsamples, seqlen) = if observing { (nsamples, seqlen) } else { (0, 0) };
     let sizes = sizes(config, options);
     let tensor_bytes = sizes.iter().map(|s| s.bytes).sum();
@@ -49,6 +51,23 @@ pub fn plan(source: &dyn Checkpoint, options: &PruneOptions, nsamples: usize, se
         peak_bytes: peak_bytes(config, &sizes, nsamples, seqlen, options.threads),
         work: Work::of(config, nsamples as u64, seqlen as u64).total(),
     })
+}
+
+/// How long a plan takes here, judged by running the first layer on a few tokens with the method's own passes.
+pub fn estimate_time(source: &dyn Checkpoint, options: &PruneOptions, plan: &Plan) -> Result<Duration, Error> {
+    const TOKENS: usize = 128;
+    let threads = options.threads.max(1);
+    let windows = vec![vec![0; TOKENS]; 2 * threads];
+    let mut stream = Stream::new(source, &windows, threads)?;
+    let layer = Layer::load(source, stream.engine(), 0)?;
+    let started = Instant::now();
+    for site in Site::ALL {
+        stream.observe(&layer, site, &mut |_| Ok(()))?;
+    }
+    stream.leave(&layer, &mut |_| Ok(()))?;
+    let work = Work::of(source.config(), windows.len() as u64, TOKENS as u64);
+    let done = work.tokens * (work.passes.iter().sum::<u64>() + work.leave);
+    Ok(started.elapsed().mul_f64(plan.work as f64 / done.max(1) as f64))
 }
 
 /// Multiply-adds of a pruning, pass by pass.

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
@@ -20,6 +20,15 @@ pub fn sha256_of_file(path: &Path) -> Result<String, Error> {
             0 => return Ok(hex(&hash.finalize())),
             n => hash.update(&buffer[..n]),
         }
+    }
+}
+
+/// SHA-256 of a model's files: of the one file, or of several files' hashes (hexadecimal, one after another).
+pub fn sha256_of_files(paths: &[PathBuf]) -> Result<String, Error> {
+    let hashes = paths.iter().map(|p| sha256_of_file(p)).collect::<Result<Vec<_>, _>>()?;
+    match &hashes[..] {
+        [one] => Ok(one.clone()),
+        all => Ok(hex(&Sha256::digest(all.concat()))),
     }
 }
 

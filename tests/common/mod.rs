@@ -7,24 +7,24 @@ use std::process::{Command, Output};
 use spm::synthetic::SyntheticModel;
 use spm::{Checkpoint, Encoding, Provenance, SpmWriter, WriterOptions, encode};
 
-pub const SPARSE_RUN: &str = env!("CARGO_BIN_EXE_sparse-run");
-pub const SPARSE_PRUNE: &str = env!("CARGO_BIN_EXE_sparse-prune");
-pub const SPM: &str = env!("CARGO_BIN_EXE_spm");
+pub(crate) const SPARSE_RUN: &str = env!("CARGO_BIN_EXE_sparse-run");
+pub(crate) const SPARSE_PRUNE: &str = env!("CARGO_BIN_EXE_sparse-prune");
+pub(crate) const SPM: &str = env!("CARGO_BIN_EXE_spm");
 
 /// Runs a program to its end.
-pub fn run(program: &str, args: &[&str]) -> Output {
+pub(crate) fn run(program: &str, args: &[&str]) -> Output {
     Command::new(program).args(args).stdin(std::process::Stdio::null()).output().unwrap()
 }
 
 /// Runs a program that must succeed; its standard output.
-pub fn output_of(program: &str, args: &[&str]) -> String {
+pub(crate) fn output_of(program: &str, args: &[&str]) -> String {
     let done = run(program, args);
     assert!(done.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&done.stderr));
     String::from_utf8(done.stdout).unwrap()
 }
 
 /// Writes `model` with every matrix in `encoding`.
-pub fn write_spm(path: &Path, model: &SyntheticModel, encoding: Encoding) {
+pub(crate) fn write_spm(path: &Path, model: &SyntheticModel, encoding: Encoding) {
     let mut writer = SpmWriter::create(path, &WriterOptions::default()).unwrap();
     for t in model.tensors() {
         let encoding = if t.rows == 1 { Encoding::F32 } else { encoding };

@@ -7,7 +7,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use minijinja::{Environment, ErrorKind, context};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{Environment, ErrorKind, Value, context};
 
 use crate::failure::Failure;
 
@@ -18,12 +19,18 @@ const FUEL: u64 = 200_000;
 const TIME: Duration = Duration::from_secs(5);
 
 /// One turn of a conversation.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug)]
 pub struct Message {
     /// `system`, `user` or `assistant`.
     pub role: String,
     /// What was said.
     pub content: String,
+}
+
+impl Message {
+    fn to_value(&self) -> Value {
+        context! { role => self.role.as_str(), content => self.content.as_str() }
+    }
 }
 
 /// Renders `messages` with the model's `template`, ready for the assistant's reply.
@@ -59,8 +66,7 @@ fn render_here(template: &str, messages: &[Message], bos: &str, eos: &str) -> Re
     let mut env = Environment::new();
     env.set_fuel(Some(FUEL));
     env.set_recursion_limit(100);
-    env.set_trim_blocks(true);
-    env.set_lstrip_blocks(true);
+    env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     env.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
@@ -69,7 +75,7 @@ fn render_here(template: &str, messages: &[Message], bos: &str, eos: &str) -> Re
     env.add_function("strftime_now", |_format: String| "1 January 2025".to_owned());
     let template = env.template_from_str(template)?;
     template.render(context! {
-        messages => messages,
+        messages => messages.iter().map(Message::to_value).collect::<Vec<_>>(),
         add_generation_prompt => true,
         bos_token => bos,
         eos_token => eos,

@@ -12,25 +12,25 @@ use crate::failure::Failure;
 /// An open model.
 pub enum AnyModel {
     /// A sparse model file.
-    Sparse(SparseModel),
+    Sparse(Box<SparseModel>),
     /// A GGUF file.
-    Gguf(GgufModel),
+    Gguf(Box<GgufModel>),
 }
 
 impl AnyModel {
     /// Opens `path`.
     pub fn open(path: &Path) -> Result<Self, Failure> {
         Ok(match begins_with_gguf(path) {
-            true => AnyModel::Gguf(GgufModel::open(path)?),
-            false => AnyModel::Sparse(SparseModel::open(path)?),
+            true => AnyModel::Gguf(Box::new(GgufModel::open(path)?)),
+            false => AnyModel::Sparse(Box::new(SparseModel::open(path)?)),
         })
     }
 
     /// What the rest of the workspace reads.
     pub fn checkpoint(&self) -> &dyn Checkpoint {
         match self {
-            AnyModel::Sparse(model) => model,
-            AnyModel::Gguf(model) => model,
+            AnyModel::Sparse(model) => &**model,
+            AnyModel::Gguf(model) => &**model,
         }
     }
 }

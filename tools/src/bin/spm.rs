@@ -137,7 +137,7 @@ fn verify(path: &Path) -> Result<(), Failure> {
     let model = AnyModel::open(path)?;
     match &model {
         AnyModel::Sparse(file) => file.verify()?,
-        AnyModel::Gguf(file) => check_numbers(file, path)?,
+        AnyModel::Gguf(file) => check_numbers(&**file, path)?,
     }
     if let Some(vocabulary) = model.checkpoint().vocabulary() {
         let checked = runtime::Tokenizer::new(vocabulary);
