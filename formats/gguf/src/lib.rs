@@ -25,3 +25,4 @@ pub mod writer;
 pub use error::Error;
 pub use model::GgufModel;
 pub use quants::GgmlType;
+pub use vocabulary::read_vocabulary;
