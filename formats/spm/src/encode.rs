@@ -134,10 +134,49 @@ impl Nibbles {
 }
 
 /// Scale and codes -127..=127 of a block; a block of zeros has scale 0.
+///
+/// Most sources are quantized already: their weights are multiples of a step. Among the scales that give the largest
+/// weight a code from 127 down to 64, one often has that step, and the block is stored without loss or nearly so.
 pub fn q8_block(block: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
     let max = block.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-    let scale = f16::from_f32(max / 127.0);
-    (scale, round_codes(block, scale, -127.0, 127.0))
+    let (mut best, mut least) = (f16::from_f32(max / 127.0), f32::INFINITY);
+    for largest_code in (64..=127u8).rev() {
+        let scale = f16::from_f32(max / f32::from(largest_code));
+        if let Some(error) = error_below(least, block, scale.to_f32()) {
+            (best, least) = (scale, error);
+        }
+        if least == 0.0 {
+            break;
+        }
+    }
+    (best, round_codes(block, best, -127.0, 127.0))
+}
+
+/// Squared error of the block with this scale, if it is below `least`.
+fn error_below(least: f32, block: &[f32; BLOCK], scale: f32) -> Option<f32> {
+    if scale == 0.0 || !scale.is_finite() {
+        return None;
+    }
+    let inverse = 1.0 / scale;
+    let mut sum = 0.0;
+    for part in block.as_chunks::<8>().0 {
+        let errors = part.map(|v| {
+            let code = round(v * inverse).clamp(-127.0, 127.0);
+            let error = v - code * scale;
+            error * error
+        });
+        sum += errors.iter().sum::<f32>();
+        if sum >= least {
+            return None;
+        }
+    }
+    Some(sum)
+}
+
+/// To the nearest integer, for numbers far below 2^22: vectors of it need no instruction beyond addition.
+fn round(x: f32) -> f32 {
+    const SHIFT: f32 = 12_582_912.0;
+    x + SHIFT - SHIFT
 }
 
 /// Scale and nibbles (code + 8) of a block; the scale is the best by squared error of a small search.

@@ -61,7 +61,8 @@ fn step(encoding: Encoding) -> f64 {
     match encoding {
         Encoding::F32 => 0.0,
         Encoding::F16 | Encoding::SparseF16 => 1.0 / 2048.0 + 1e-6,
-        Encoding::Q8 | Encoding::SparseQ8 => 0.5 / 127.0 + 1e-3,
+        // The largest weight has a code of 64 or more.
+        Encoding::Q8 | Encoding::SparseQ8 => 0.5 / 64.0 + 1e-3,
         // The search may clip the extreme to make the others better: never by more than its narrowest scale does.
         Encoding::Q4 | Encoding::SparseQ4 => 0.3 + 1e-3,
     }
