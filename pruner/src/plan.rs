@@ -94,9 +94,10 @@ impl Work {
         let ffn_hidden = 2 * dim * hidden;
         // A token attends to half the window on average, once for the scores and once for the values.
         let attention = dim * (q + 2 * kv) + q * seqlen;
+        let again = nsamples - stream::kept_windows(c, nsamples as usize, seqlen as usize) as u64;
         Work {
             passes: [8 * dim, attention, q * dim, ffn_hidden],
-            leave: ffn_hidden + dim * hidden,
+            leave: dim * hidden + ffn_hidden * again / nsamples.max(1),
             tokens: nsamples.saturating_mul(seqlen),
             layers: c.n_layers as u64,
             weights: layer_matrices(c).map(|(_, (rows, cols))| rows as u64 * cols as u64).sum(),
