@@ -1,4 +1,4 @@
-//! What a sub-model was made from, for its file.
+//! Hashes that say what a sub-model was made from.
 
 use std::fmt::Write;
 use std::fs::File;
@@ -6,46 +6,18 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
-use spm::Provenance;
 
-use crate::calibration::Calibration;
-use crate::driver::PruneOptions;
 use crate::error::Error;
-
-/// What the file says of its making. `source` is a name without its path, `source_sha256` its hash (see
-/// [`sha256_of_files`]), `tool` the program and its version.
-pub fn provenance(
-    source: &str,
-    source_sha256: &str,
-    options: &PruneOptions,
-    calibration: Option<&Calibration>,
-    tool: &str,
-) -> Provenance {
-    let mut provenance = Provenance::default();
-    provenance.source = source.to_owned();
-    provenance.source_sha256 = source_sha256.to_owned();
-    provenance.method = options.method.name().to_owned();
-    provenance.sparsity = options.pattern.sparsity() as f32;
-    provenance.pattern = options.pattern.to_string();
-    provenance.calibration = calibration.map_or("none", Calibration::description).to_owned();
-    provenance.calibration_sha256 = calibration.map_or(String::new(), |c| c.sha256.clone());
-    provenance.tool = tool.to_owned();
-    provenance
-}
 
 /// SHA-256 of a file's bytes, in hexadecimal.
 pub fn sha256_of_file(path: &Path) -> Result<String, Error> {
-    Ok(hex(&digest(path)?))
-}
-
-fn digest(path: &Path) -> Result<[u8; 32], Error> {
     let io = |action| move |source| Error::Io { action, path: path.to_owned(), source };
     let mut file = File::open(path).map_err(io("open"))?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 18];
     loop {
         match file.read(&mut buffer).map_err(io("read"))? {
-            0 => return Ok(hash.finalize().into()),
+            0 => return Ok(hex(&hash.finalize())),
             n => hash.update(&buffer[..n]),
         }
     }
