@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use runtime::Layer;
-use spm::{Checkpoint, Config, Encoding, Vocabulary, matrix};
+use spm::matrix::{self, PLANE_ALIGN};
+use spm::{Checkpoint, Config, Encoding, Vocabulary};
 
 use crate::driver::{PruneOptions, layer_matrices, outside_layers};
 use crate::error::Error;
@@ -16,15 +17,16 @@ pub(crate) const PRUNE_COST: u64 = 500;
 /// Work of encoding one weight of the embedding.
 pub(crate) const ENCODE_COST: u64 = 50;
 
-/// Alignment of a file's sections, and room for its header and tables.
-const FILE_OVERHEAD: u64 = 4 << 16;
+/// Where sections of a file begin.
+const SECTION_ALIGN: u64 = 1 << 16;
 
 /// The cost of a pruning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// Bytes of all tensors.
     pub tensor_bytes: u64,
-    /// Bytes of the file: tensors, row starts, vocabulary, and padding as a bound.
+    /// Bytes of the file: tensors, row starts, names, metadata, vocabulary, padding. A few bytes more or less
+    /// depend on the texts of the metadata.
     pub file_bytes: u64,
     /// Most memory in use at a time; pages of the mapped source, which the system can take back, not counted.
     pub peak_bytes: u64,
@@ -44,10 +46,9 @@ pub fn plan(source: &dyn Checkpoint, options: &PruneOptions, nsamples: usize, se
     let (nsamples, seqlen) = if observing { (nsamples, seqlen) } else { (0, 0) };
     let sizes = sizes(config, options);
     let tensor_bytes = sizes.iter().map(|s| s.bytes).sum();
-    let starts: u64 = sizes.iter().map(|s| s.start_bytes).sum();
     Ok(Plan {
         tensor_bytes,
-        file_bytes: tensor_bytes + starts + source.vocabulary().map_or(0, vocabulary_bytes) + FILE_OVERHEAD,
+        file_bytes: file_bytes(&sizes, source.vocabulary()),
         peak_bytes: peak_bytes(config, &sizes, nsamples, seqlen, options.threads),
         work: Work::of(config, nsamples as u64, seqlen as u64).total(),
     })
@@ -93,13 +94,17 @@ impl Work {
         let ffn_hidden = 2 * dim * hidden;
         // A token attends to half the window on average, once for the scores and once for the values.
         let attention = dim * (q + 2 * kv) + q * seqlen;
+        let again = nsamples - stream::kept_windows(c, nsamples as usize, seqlen as usize) as u64;
         Work {
             passes: [8 * dim, attention, q * dim, ffn_hidden],
-            leave: ffn_hidden + dim * hidden,
+            leave: dim * hidden + ffn_hidden * again / nsamples.max(1),
             tokens: nsamples.saturating_mul(seqlen),
             layers: c.n_layers as u64,
             weights: layer_matrices(c).map(|(_, (rows, cols))| rows as u64 * cols as u64).sum(),
-            outside: outside_layers(c).map(|(_, rows, cols)| rows as u64 * cols as u64).sum(),
+            outside: outside_layers(c)
+                .filter(|(_, rows, _)| *rows > 1)
+                .map(|(_, rows, cols)| rows as u64 * cols as u64)
+                .sum(),
         }
     }
 
@@ -121,8 +126,10 @@ impl Work {
 }
 
 struct Size {
+    name: String,
     shape: (usize, usize),
     in_layer: bool,
+    encoding: Encoding,
     bytes: u64,
     start_bytes: u64,
 }
@@ -141,7 +148,7 @@ fn sizes(config: &Config, options: &PruneOptions) -> Vec<Size> {
         let kept = if encoding.is_sparse() { kept_bytes(encoding, options, rows, cols) } else { 0 };
         let bytes = matrix::byte_len(encoding, rows, cols, kept).unwrap_or(usize::MAX) as u64;
         let start_bytes = if encoding.is_sparse() { 4 * (rows as u64 + 1) } else { 0 };
-        Size { shape: (rows, cols), in_layer, bytes, start_bytes }
+        Size { name, shape: (rows, cols), in_layer, encoding, bytes, start_bytes }
     })
     .collect()
 }
@@ -174,7 +181,21 @@ fn peak_bytes(c: &Config, sizes: &[Size], nsamples: usize, seqlen: usize, thread
     (running + matrix).max(table)
 }
 
+/// The sections one after another, as the file's specification lays them out.
+fn file_bytes(sizes: &[Size], vocabulary: Option<&Vocabulary>) -> u64 {
+    let slack = sizes.iter().filter_map(|s| matrix::slack(s.encoding, s.shape.1)).max().unwrap_or(0) as u64;
+    let data = sizes.iter().fold(0, |at: u64, s| at.next_multiple_of(PLANE_ALIGN as u64) + s.bytes) + slack;
+    let rows = sizes.iter().map(|s| s.start_bytes).sum();
+    let table = 4 + sizes.iter().map(|s| s.name.len() as u64 + 42).sum::<u64>();
+    let metadata = 2048;
+    let sections = [SECTION_ALIGN, data, rows, table, metadata];
+    let aligned: u64 = sections.iter().map(|n| n.next_multiple_of(SECTION_ALIGN)).sum();
+    aligned + vocabulary.map_or(0, vocabulary_bytes)
+}
+
 fn vocabulary_bytes(v: &Vocabulary) -> u64 {
-    let tokens: usize = v.tokens.iter().map(|t| t.len() + 5).sum();
-    (tokens + 4 * v.scores.len() + 8 * v.merges.len()) as u64
+    let tokens: usize = v.tokens.iter().map(|t| t.len() + 3).sum();
+    let numbers = 4 * v.scores.len() + 8 * v.merges.len() + 4 * v.end_of_generation.len();
+    let template = v.chat_template.as_ref().map_or(0, String::len);
+    (42 + v.pre.len() + tokens + numbers + template) as u64
 }

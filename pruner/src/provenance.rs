@@ -65,6 +65,10 @@ mod tests {
             "88d4266fd4e6338d13b845fcf289579d209c897823b9217da3e161936f031589",
             "sha256 of \"abcd\""
         );
+        // Of that text twice: checked with `hashlib`.
+        let twice = "ef0b92fb2a4b58805e0538769342076c79f68fe9dae077fe6bc5c418a4bab706";
+        assert_eq!(sha256_of_files(&[path.clone(), path.clone()]).unwrap(), twice);
+        assert_eq!(sha256_of_files(std::slice::from_ref(&path)).unwrap(), abc);
         assert!(sha256_of_file(&folder.path().join("none")).unwrap_err().to_string().contains("cannot open"));
     }
 }

@@ -1,6 +1,6 @@
 //! Where pruned tensors go, one at a time.
 
-use spm::Matrix;
+use spm::{Matrix, SpmWriter};
 
 use crate::error::Error;
 
@@ -8,6 +8,13 @@ use crate::error::Error;
 pub trait Sink {
     /// Takes tensor `name`, as GGUF calls it.
     fn push(&mut self, name: &str, matrix: &Matrix) -> Result<(), Error>;
+}
+
+/// Writes a sparse model file.
+impl Sink for SpmWriter {
+    fn push(&mut self, name: &str, matrix: &Matrix) -> Result<(), Error> {
+        Ok(SpmWriter::push(self, name, matrix)?)
+    }
 }
 
 /// Keeps everything in memory.

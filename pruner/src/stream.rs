@@ -14,6 +14,10 @@ use crate::statistics::ColumnNorms;
 /// Tokens that go through a product together: enough to share an expanded weight, few enough to stay in cache.
 const CHUNK: usize = 64;
 
+/// Most bytes of down-projection inputs that are kept from the pass that observes them to the pass that uses
+/// them. They are the widest of all; those of further windows are computed again.
+const KEPT_WIDE: usize = 384 << 20;
+
 /// The distinct inputs of a layer's matrices, in the order they are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Site {
@@ -74,6 +78,8 @@ struct Window {
     hidden: Vec<f32>,
     /// `n x q_dim`: what attention made of it, between the sites `AttnOut` and `FfnIn`.
     attended: Vec<f32>,
+    /// `n x hidden_dim`: inputs of the down projection from the site `FfnHidden` on; empty if not kept.
+    wide: Vec<f32>,
 }
 
 /// What one thread needs.
@@ -87,6 +93,16 @@ struct Worker {
 impl Stream {
     /// Embeds `windows`.
     pub(crate) fn new(source: &dyn Checkpoint, windows: &[Vec<u32>], threads: usize) -> Result<Self, Error> {
+        Self::with_room(source, windows, threads, KEPT_WIDE)
+    }
+
+    /// The same with room for `room` bytes of down-projection inputs.
+    fn with_room(
+        source: &dyn Checkpoint,
+        windows: &[Vec<u32>],
+        threads: usize,
+        mut room: usize,
+    ) -> Result<Self, Error> {
         let c = source.config();
         let threads = threads.clamp(1, windows.len().max(1));
         // Threads take whole windows, so each engine runs on its caller's thread alone.
@@ -95,7 +111,7 @@ impl Stream {
         let longest = windows.iter().map(Vec::len).max().unwrap_or(0);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("prune-{i}")).build();
         Ok(Stream {
-            windows: windows.iter().map(|ids| Window::embed(source, ids)).collect::<Result<_, _>>()?,
+            windows: windows.iter().map(|ids| Window::embed(source, ids, &mut room)).collect::<Result<_, _>>()?,
             workers: (0..threads).map(|_| Worker::new(&engine, longest)).collect::<Result<_, _>>()?,
             pool: pool.map_err(|_| Error::Threads { threads })?,
             engine,
@@ -160,14 +176,20 @@ impl Stream {
 }
 
 impl Window {
-    fn embed(source: &dyn Checkpoint, ids: &[u32]) -> Result<Self, Error> {
+    /// Embeds `ids`, and takes what it will keep from `room`, in bytes.
+    fn embed(source: &dyn Checkpoint, ids: &[u32], room: &mut usize) -> Result<Self, Error> {
         let c = source.config();
         let mut hidden = zeroed("hidden states", ids.len().saturating_mul(c.dim))?;
         for (&token, row) in ids.iter().zip(hidden.chunks_exact_mut(c.dim)) {
             let known = source.read_rows("token_embd.weight", token as usize, row);
             known.ok_or(Error::Token { token, vocab_size: c.vocab_size })?;
         }
-        Ok(Window { hidden, attended: zeroed("attention outputs", ids.len().saturating_mul(c.q_dim()))? })
+        let attended = zeroed("attention outputs", ids.len().saturating_mul(c.q_dim()))?;
+        let wide_len = ids.len().saturating_mul(c.hidden_dim);
+        let left = room.checked_sub(wide_len.saturating_mul(4));
+        let wide = zeroed("feed-forward inputs", left.map_or(0, |_| wide_len))?;
+        *room = left.unwrap_or(*room);
+        Ok(Window { hidden, attended, wide })
     }
 
     /// Goes on from the site before, showing `see` the inputs of `site` in order of their tokens.
@@ -201,7 +223,7 @@ impl Window {
                     see(narrow);
                 }
                 Site::FfnHidden => {
-                    let wide = &mut wide[..n * c.hidden_dim];
+                    let wide = part(&mut self.wide, wide, i, n * c.hidden_dim);
                     layer.ffn_input(engine, hidden, narrow);
                     layer.ffn_hidden(engine, ws, narrow, wide);
                     see(wide);
@@ -210,17 +232,30 @@ impl Window {
         }
     }
 
-    /// Computes the inputs of the down projection again, cheaper than to keep them: they are the widest.
+    /// Goes on from the last site.
     fn leave(&mut self, engine: &Engine, layer: &Layer, worker: &mut Worker) {
         let c = engine.config();
         let Worker { ws, narrow, wide, .. } = worker;
-        for hidden in self.hidden.chunks_mut(CHUNK * c.dim) {
+        for (i, hidden) in self.hidden.chunks_mut(CHUNK * c.dim).enumerate() {
             let n = hidden.len() / c.dim;
-            let (narrow, wide) = (&mut narrow[..n * c.dim], &mut wide[..n * c.hidden_dim]);
-            layer.ffn_input(engine, hidden, narrow);
-            layer.ffn_hidden(engine, ws, narrow, wide);
+            let is_kept = !self.wide.is_empty();
+            let wide = part(&mut self.wide, wide, i, n * c.hidden_dim);
+            if !is_kept {
+                let narrow = &mut narrow[..n * c.dim];
+                layer.ffn_input(engine, hidden, narrow);
+                layer.ffn_hidden(engine, ws, narrow, wide);
+            }
             layer.ffn_output(engine, ws, wide, hidden);
         }
+    }
+}
+
+/// The inputs of chunk `i`, `len` values: their place among the `kept` ones, or scratch.
+fn part<'a>(kept: &'a mut [f32], scratch: &'a mut [f32], i: usize, len: usize) -> &'a mut [f32] {
+    match kept.is_empty() {
+        true => &mut scratch[..len],
+        // All chunks but the last are as long as the scratch.
+        false => &mut kept[i * scratch.len()..][..len],
     }
 }
 
@@ -240,10 +275,16 @@ impl Worker {
 pub(crate) fn byte_len(c: &Config, nsamples: usize, seqlen: usize, threads: usize) -> u64 {
     let tokens = (nsamples * seqlen) as u64;
     let kept = tokens * (c.dim + c.q_dim()) as u64 * 4;
+    let wide = (kept_windows(c, nsamples, seqlen) * seqlen * c.hidden_dim * 4) as u64;
     let cache = KvCache::byte_len(c, seqlen, KvType::F32) as u64;
     // Per token of a chunk: inputs, copies padded for the kernels, results by row and by token.
     let chunk = (CHUNK * (3 * c.dim + 4 * c.hidden_dim + 3 * c.q_dim() + 2 * c.kv_dim()) * 4) as u64;
-    kept + (cache + chunk) * threads as u64
+    kept + wide + (cache + chunk) * threads as u64
+}
+
+/// How many of `nsamples` windows keep the inputs of the down projection.
+pub(crate) fn kept_windows(c: &Config, nsamples: usize, seqlen: usize) -> usize {
+    nsamples.min(KEPT_WIDE / (seqlen.max(1) * c.hidden_dim * 4))
 }
 
 fn zeroed(what: &'static str, len: usize) -> Result<Vec<f32>, Error> {
@@ -251,4 +292,54 @@ fn zeroed(what: &'static str, len: usize) -> Result<Vec<f32>, Error> {
     all.try_reserve_exact(len).map_err(|_| Error::OutOfMemory { what, bytes: len.saturating_mul(4) })?;
     all.resize(len, 0.0);
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use runtime::LayerIo;
+    use spm::synthetic::SyntheticModel;
+
+    use super::*;
+
+    /// Site by site is the runtime's own layer to the bit, with the down projection's inputs kept for all,
+    /// some, or none of the windows.
+    #[test]
+    fn passes_make_up_a_layer() {
+        let model = SyntheticModel::tiny(5);
+        let windows: Vec<Vec<u32>> = (0..5).map(|w| (0..150 + w).map(|t| (t * t + 7 * w) % 250).collect()).collect();
+        let one_window = 160 * 160 * 4;
+        for (room, kept) in [(usize::MAX, 5), (2 * one_window, 2), (0, 0)] {
+            let mut stream = Stream::with_room(&model, &windows, 2, room).unwrap();
+            assert_eq!(stream.windows.iter().filter(|w| !w.wide.is_empty()).count(), kept);
+            for index in 0..2 {
+                let layer = Layer::load(&model, stream.engine(), index).unwrap();
+                let before: Vec<Vec<f32>> = stream.windows.iter().map(|w| w.hidden.clone()).collect();
+                let mut seen = 0;
+                for site in Site::ALL {
+                    let norms = stream.observe(&layer, site, &mut |n| tick(&mut seen, n)).unwrap();
+                    assert_eq!(norms.tokens(), 760);
+                }
+                stream.leave(&layer, &mut |n| tick(&mut seen, n)).unwrap();
+                assert_eq!(seen, 5 * 760);
+                for (window, before) in stream.windows.iter().zip(before) {
+                    assert!(window.hidden == forward(&layer, &stream.engine, before), "layer {index}, room {room}");
+                }
+            }
+        }
+    }
+
+    fn tick(seen: &mut usize, n: usize) -> Result<(), Error> {
+        *seen += n;
+        Ok(())
+    }
+
+    fn forward(layer: &Layer, engine: &Engine, hidden: Vec<f32>) -> Vec<f32> {
+        let n = hidden.len() / engine.config().dim;
+        let mut cache = KvCache::new(engine.config(), n, KvType::F32).unwrap();
+        let mut io = LayerIo::default();
+        io.resize(engine, n);
+        io.hidden = hidden;
+        layer.forward(engine, &mut Workspace::new(engine), &mut cache, 0, &mut io);
+        io.hidden
+    }
 }
