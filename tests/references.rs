@@ -4,6 +4,7 @@
 //! `models/golden/*.json` (engine `hf`: weights expanded to f32; engine `lcp`: llama.cpp, 8-bit activations),
 //! `models/stories260K/*.gguf` and `tokenizer-cases/`; `SPM_TEST_MODELS` one with the GGUF files that the records name.
 //! Without them these tests say so and compare nothing.
+#![allow(clippy::print_stderr)] // How near the engines are is worth reading.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -211,7 +211,8 @@ impl Run<'_> {
                 check_norms(index, site, &norms)?;
                 for short in site.matrices() {
                     let pruned = self.prune_matrix(index, site, short, Some(&norms))?;
-                    layer.set(short, pruned)?;
+                    // Expanded once: every window multiplies with it, and that is where the time goes.
+                    layer.set(short, expanded(short, &pruned)?)?;
                 }
             }
             let (meter, cost) = (&mut self.meter, self.work.leave());
@@ -415,6 +416,14 @@ fn store(
     mask: Option<&Mask>,
 ) -> Result<Matrix, Error> {
     encode(encoding, rows, cols, weights, mask).map_err(|source| Error::Shape { tensor: name.to_owned(), source })
+}
+
+/// The same weights as dense f32.
+fn expanded(name: &str, stored: &Matrix) -> Result<Matrix, Error> {
+    let (rows, cols) = (stored.rows(), stored.cols());
+    let mut weights = vec![0.0; rows * cols];
+    stored.read_rows(0, &mut weights).ok_or_else(|| missing(name))?;
+    store(name, Encoding::F32, (rows, cols), &weights, None)
 }
 
 /// Reads back what was stored, refuses what did not fit, and says how far it is from `dense`.

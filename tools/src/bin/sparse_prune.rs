@@ -11,10 +11,10 @@ use clap::Parser;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use pruner::calibration::Joints;
 use pruner::{
-    Calibration, CalibrationOptions, Group, Language, Pattern, Plan, Progress, PruneOptions, Report, Sink, ValueType,
+    Calibration, CalibrationOptions, Group, Language, Pattern, Plan, Progress, PruneOptions, Report, ValueType,
 };
 use runtime::Tokenizer;
-use spm::{Checkpoint, Matrix, Provenance, SpmWriter, WriterOptions};
+use spm::{Checkpoint, Provenance, SpmWriter, WriterOptions};
 use tools::open::AnyModel;
 use tools::process::{self, megabytes};
 use tools::{Failure, cli};
@@ -105,7 +105,7 @@ fn main_with(args: &Cli) -> Result<(), Failure> {
     let bar = progress_bar();
     let started = Instant::now();
     let mut progress = |p: Progress| show_progress(&bar, started, p, &interrupted);
-    let report = pruner::prune(source, &options, windows, &mut FileSink(&mut writer), &mut progress)?;
+    let report = pruner::prune(source, &options, windows, &mut writer, &mut progress)?;
     bar.finish_and_clear();
     let provenance = args.provenance(&sources, &options, calibration.as_ref())?;
     let bytes = writer.finish(source.config(), source.vocabulary(), &provenance)?;
@@ -179,14 +179,6 @@ impl Cli {
         }
         p.tool = format!("sparse-prune {}", env!("CARGO_PKG_VERSION"));
         Ok(p)
-    }
-}
-
-struct FileSink<'a>(&'a mut SpmWriter);
-
-impl Sink for FileSink<'_> {
-    fn push(&mut self, name: &str, matrix: &Matrix) -> Result<(), pruner::Error> {
-        Ok(self.0.push(name, matrix)?)
     }
 }
 
