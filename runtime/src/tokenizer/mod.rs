@@ -1,17 +1,32 @@
 //! Text to token ids and back, as the model was trained.
 //!
-//! Merging is the `tokenizers` crate's; here is what GGUF vocabularies need around it: pre-tokenizers by name, special
-//! tokens that are text unless asked for, and the bytes of every token, so that text can be shown as it comes.
+//! Pre-tokenizers by name, special tokens that are text unless asked for, and the bytes of every token, so that text can
+//! be shown as it comes. A vocabulary is a stranger's: what contradicts itself is refused, and none can make encoding
+//! slow, recursive or large.
 
 mod byte_level;
+mod merge;
+mod pieces;
 mod sentence_piece;
+mod words;
 
-use aho_corasick::{AhoCorasick, MatchKind};
+use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use spm::{TokenType, TokenizerKind, Vocabulary};
-use tokenizers::models::bpe::BPE;
-use tokenizers::{DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl};
 
+use self::byte_level::ByteLevel;
+use self::merge::Merger;
+use self::pieces::Pieces;
+use self::sentence_piece::SentencePiece;
 use crate::error::Error;
+
+/// Longer tokens are refused; real ones have at most a few hundred bytes.
+const LONGEST_TOKEN: usize = 1 << 16;
+
+/// Special tokens together; they become an automaton some fifty times as large. Gemma's 6,400 take 64 KiB.
+const SPECIAL_BYTES: usize = 1 << 18;
+
+/// Longer texts are cut, which bounds the memory of merging and keeps its positions in 32 bits.
+const LONGEST_TEXT: usize = 1 << 28;
 
 /// What becomes of special tokens such as `<|endoftext|>` in a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,9 +39,7 @@ pub enum Special {
 
 /// A vocabulary ready to use.
 pub struct Tokenizer {
-    kind: TokenizerKind,
-    bpe: Bpe,
-    add_space_prefix: bool,
+    model: Model,
     pieces: Pieces,
     /// Tokens that are found in every text before merging.
     always: Option<Matcher>,
@@ -38,27 +51,31 @@ pub struct Tokenizer {
     end_ids: Vec<u32>,
 }
 
-type Bpe = TokenizerImpl<BPE, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
+enum Model {
+    ByteLevel(ByteLevel),
+    SentencePiece(SentencePiece),
+}
 
 impl Tokenizer {
     /// Builds the tokenizer of a vocabulary; an unknown pre-tokenizer is refused by name.
     pub fn new(vocabulary: &Vocabulary) -> Result<Self, Error> {
         let v = vocabulary;
-        let bpe = match v.kind {
-            TokenizerKind::ByteLevelBpe => byte_level::build(v)?,
-            TokenizerKind::SentencePiece => sentence_piece::build(v)?,
-        };
+        check(v)?;
+        let pieces = Pieces::new(v)?;
+        let mut end_ids = v.end_of_generation.clone();
+        end_ids.sort_unstable();
         Ok(Tokenizer {
-            kind: v.kind,
-            bpe,
-            add_space_prefix: v.add_space_prefix,
-            pieces: Pieces::new(v),
+            model: match v.kind {
+                TokenizerKind::ByteLevelBpe => Model::ByteLevel(ByteLevel::new(v, &pieces)?),
+                TokenizerKind::SentencePiece => Model::SentencePiece(SentencePiece::new(v)?),
+            },
+            pieces,
             always: Matcher::new(v, &[TokenType::UserDefined])?,
             special: Matcher::new(v, &[TokenType::UserDefined, TokenType::Control, TokenType::Unknown])?,
             bos: v.bos,
             eos: v.eos,
             add_bos: v.add_bos,
-            end_ids: v.end_of_generation.clone(),
+            end_ids,
         })
     }
 
@@ -132,76 +149,54 @@ impl Tokenizer {
             Special::AsText => &self.always,
             Special::Parse => &self.special,
         };
-        let mut from = 0;
-        // SentencePiece begins a text, and what follows a special token, with a space.
+        let (mut from, mut merger) = (0, Merger::default());
         if let Some(matcher) = matcher {
             for (range, id) in matcher.find(text) {
-                self.append_text(&text[from..range.start], ids);
+                self.append_text(&text[from..range.start], &mut merger, ids);
                 ids.push(id);
                 from = range.end;
             }
         }
-        self.append_text(&text[from..], ids);
+        self.append_text(&text[from..], &mut merger, ids);
     }
 
-    fn append_text(&self, text: &str, ids: &mut Vec<u32>) {
-        if text.is_empty() {
-            return;
-        }
-        let escaped;
-        let text = match self.kind {
-            TokenizerKind::ByteLevelBpe => text,
-            TokenizerKind::SentencePiece => {
-                escaped = sentence_piece::escape(text, self.add_space_prefix);
-                &escaped
+    fn append_text(&self, mut text: &str, merger: &mut Merger, ids: &mut Vec<u32>) {
+        while !text.is_empty() {
+            let (now, later) = text.split_at(cut(text, LONGEST_TEXT));
+            match &self.model {
+                Model::ByteLevel(model) => model.encode(now, &self.pieces, merger, ids),
+                Model::SentencePiece(model) => model.encode(now, &self.pieces, merger, ids),
             }
-        };
-        // The only failures are about unknown tokens, which the builders rule out.
-        if let Ok(encoding) = self.bpe.encode_fast(text, false) {
-            ids.extend(encoding.get_ids());
+            text = later;
         }
     }
 }
 
-/// The bytes of every token, one after another.
-struct Pieces {
-    bytes: Vec<u8>,
-    /// Where each begins, and where the last ends.
-    starts: Vec<u32>,
-    shown: Vec<bool>,
+/// The last place to cut a text at or before `at`.
+fn cut(text: &str, at: usize) -> usize {
+    (0..=at.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0)
 }
 
-impl Pieces {
-    fn new(v: &Vocabulary) -> Self {
-        let mut all = Pieces { bytes: Vec::new(), starts: vec![0], shown: Vec::new() };
-        for (text, kind) in v.tokens.iter().zip(&v.types) {
-            match (kind, v.kind) {
-                (TokenType::Byte, _) => all.bytes.extend(sentence_piece::byte_of(text)),
-                (TokenType::Normal, TokenizerKind::ByteLevelBpe) => byte_level::append_bytes(text, &mut all.bytes),
-                (TokenType::Normal, TokenizerKind::SentencePiece) => {
-                    all.bytes.extend(text.replace(sentence_piece::SPACE, " ").as_bytes());
-                }
-                _ => all.bytes.extend(text.as_bytes()),
-            }
-            all.starts.push(u32::try_from(all.bytes.len()).unwrap_or(u32::MAX));
-            all.shown.push(matches!(kind, TokenType::Normal | TokenType::UserDefined | TokenType::Byte));
-        }
-        all
+/// What the rest relies on: lists of equal length, ids that are tokens, and texts of bearable length.
+fn check(v: &Vocabulary) -> Result<(), Error> {
+    let n = v.tokens.len();
+    let refuse = |problem: String| Err(Error::Tokenizer { problem });
+    if n == 0 || n >= u32::MAX as usize {
+        return refuse(format!("{n} tokens, expected 1 to {}", u32::MAX - 1));
     }
-
-    fn len(&self) -> usize {
-        self.shown.len()
+    if v.types.len() != n {
+        return refuse(format!("{} token types for {n} tokens", v.types.len()));
     }
-
-    fn get(&self, id: u32) -> &[u8] {
-        match self.starts.get(id as usize..).unwrap_or_default() {
-            [from, to, ..] => self.bytes.get(*from as usize..*to as usize).unwrap_or_default(),
-            _ => &[],
-        }
+    if v.kind == TokenizerKind::SentencePiece && v.scores.len() != n {
+        return refuse(format!("{} scores for {n} tokens", v.scores.len()));
     }
-
-    fn is_shown(&self, id: u32) -> bool {
-        self.shown.get(id as usize).copied().unwrap_or(false)
+    if let Some(id) = v.tokens.iter().position(|t| t.len() > LONGEST_TOKEN) {
+        return refuse(format!("token {id} has {} bytes, expected at most {LONGEST_TOKEN}", v.tokens[id].len()));
+    }
+    let named = [v.bos, v.eos, v.unk, v.pad].into_iter().flatten();
+    match named.chain(v.end_of_generation.iter().copied()).find(|&id| id as usize >= n) {
+        Some(id) => refuse(format!("special token {id} is not below the vocabulary's {n}")),
+        None => Ok(()),
     }
 }
 
@@ -219,8 +214,14 @@ impl Matcher {
         if tokens.is_empty() {
             return Ok(None);
         }
+        let bytes: usize = tokens.iter().map(|(text, _)| text.len()).sum();
+        if bytes > SPECIAL_BYTES {
+            let problem = format!("special tokens take {bytes} bytes, expected at most {SPECIAL_BYTES}");
+            return Err(Error::Tokenizer { problem });
+        }
         let automaton = AhoCorasick::builder()
             .match_kind(MatchKind::LeftmostLongest)
+            .kind(Some(AhoCorasickKind::ContiguousNFA))
             .build(tokens.iter().map(|(text, _)| text))
             .map_err(|e| Error::Tokenizer { problem: format!("{} special tokens: {e}", tokens.len()) })?;
         Ok(Some(Matcher { automaton, tokens }))

@@ -1,71 +1,105 @@
 //! SentencePiece BPE: the pair whose union has the highest score is joined first; what is left becomes bytes.
 //!
-//! The `tokenizers` crate merges by rank, so the scores are turned into ranks: every way to cut a token into two tokens
-//! is a merge, ranked by the token's score.
-
-use std::collections::HashMap;
+//! Not the `tokenizers` crate's BPE: that one wants every way to cut every token as a merge by rank, which takes
+//! several times the memory of the vocabulary, to look up what the score says directly.
 
 use spm::{TokenType, Vocabulary};
-use tokenizers::models::bpe::{BPE, Vocab};
 
-use super::Bpe;
+use super::merge::{Merger, Pair, Symbol};
+use super::pieces::{NONE, Pieces};
 use crate::error::Error;
 
 /// What stands for a space.
-pub(super) const SPACE: &str = "\u{2581}";
+const SPACE: char = '\u{2581}';
 
-/// Longer tokens are never made by joining: real ones have a few dozen bytes, and the work grows with the square.
-const LONGEST: usize = 256;
-
-pub(super) fn build(v: &Vocabulary) -> Result<Bpe, Error> {
-    check_bytes(v)?;
-    let ids: Vocab = v.tokens.iter().cloned().zip(0..).collect();
-    let mut model = BPE::builder().vocab_and_merges(ids, merges(v)).byte_fallback(true);
-    if let Some(unk) = v.unk.and_then(|id| v.tokens.get(id as usize)) {
-        model = model.unk_token(unk.clone()).fuse_unk(true);
-    }
-    let model = model.build().map_err(|e| Error::Tokenizer { problem: e.to_string() })?;
-    Ok(Bpe::new(model))
+/// Encodes by score.
+pub(super) struct SentencePiece {
+    /// By token; order is that of the scores.
+    priorities: Vec<u32>,
+    byte_ids: [u32; 256],
+    unk: Option<u32>,
+    add_space_prefix: bool,
 }
 
-fn merges(v: &Vocabulary) -> Vec<(String, String)> {
-    let joined = |t: TokenType| matches!(t, TokenType::Normal | TokenType::UserDefined | TokenType::Unused);
-    let parts: HashMap<&str, usize> =
-        v.tokens.iter().enumerate().filter(|(i, _)| joined(v.types[*i])).map(|(i, t)| (t.as_str(), i)).collect();
-    let mut all: Vec<(f32, usize, usize)> = Vec::new();
-    for (i, token) in v.tokens.iter().enumerate().filter(|(i, t)| joined(v.types[*i]) && t.len() <= LONGEST) {
-        for (at, _) in token.char_indices().skip(1) {
-            if let (Some(&l), Some(&r)) = (parts.get(&token[..at]), parts.get(&token[at..])) {
-                all.push((v.scores[i], l, r));
+impl SentencePiece {
+    pub(super) fn new(v: &Vocabulary) -> Result<Self, Error> {
+        if let Some(id) = v.scores.iter().position(|s| s.is_nan()) {
+            return Err(Error::Tokenizer { problem: format!("the score of token {id} is no number") });
+        }
+        Ok(SentencePiece {
+            priorities: v.scores.iter().map(|&s| in_order(s)).collect(),
+            byte_ids: byte_ids(v)?,
+            unk: v.unk,
+            add_space_prefix: v.add_space_prefix,
+        })
+    }
+
+    /// Appends the tokens of a text that begins a text, or follows a special token.
+    pub(super) fn encode(&self, text: &str, pieces: &Pieces, merger: &mut Merger, ids: &mut Vec<u32>) {
+        let prefix = if self.add_space_prefix { " " } else { "" };
+        let text = format!("{prefix}{}", text.replace(SPACE, " "));
+        merger.clear();
+        for c in text.chars() {
+            let mut utf8 = [0; 4];
+            let utf8 = c.encode_utf8(&mut utf8).as_bytes();
+            merger.push(pieces.find(utf8).unwrap_or(NONE), utf8.len() as u32);
+        }
+        let bytes = text.as_bytes();
+        let pair = |l: &Symbol, r: &Symbol| {
+            let id = pieces.find(&bytes[l.range().start..r.range().end])?;
+            Some(Pair { priority: *self.priorities.get(id as usize)?, id })
+        };
+        for symbol in merger.run(pair) {
+            match symbol.id {
+                NONE => self.fall_back(&bytes[symbol.range()], ids),
+                id => ids.push(id),
             }
         }
     }
-    // Equal scores keep the order of the ids.
-    all.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
-    all.into_iter().map(|(_, l, r)| (v.tokens[l].clone(), v.tokens[r].clone())).collect()
-}
 
-/// All 256 byte tokens, or an unknown token to stand for what is missing.
-fn check_bytes(v: &Vocabulary) -> Result<(), Error> {
-    let mut have = [false; 256];
-    let bytes = v.tokens.iter().zip(&v.types).filter(|(_, t)| **t == TokenType::Byte);
-    bytes.filter_map(|(text, _)| byte_of(text)).for_each(|b| have[usize::from(b)] = true);
-    match have.iter().position(|have| !have) {
-        Some(byte) if v.unk.is_none() => Err(Error::Tokenizer {
-            problem: format!("no token for byte {byte:#04x} and no unknown token, so texts with it cannot be encoded"),
-        }),
-        _ => Ok(()),
+    fn fall_back(&self, bytes: &[u8], ids: &mut Vec<u32>) {
+        let found = bytes.iter().map(|&b| self.byte_ids[usize::from(b)]);
+        match found.clone().all(|id| id != NONE) {
+            true => ids.extend(found),
+            false => ids.extend(self.unk),
+        }
     }
 }
 
-/// Spaces become `▁`, with one more in front if the model wants it.
-pub(super) fn escape(text: &str, add_space_prefix: bool) -> String {
-    let prefix = if add_space_prefix { SPACE } else { "" };
-    format!("{prefix}{}", text.replace(' ', SPACE))
+/// Maps scores to numbers of the same order; both zeros are the same score.
+fn in_order(score: f32) -> u32 {
+    let bits = (score + 0.0).to_bits();
+    if bits >> 31 == 0 { bits | 1 << 31 } else { !bits }
+}
+
+/// All 256 byte tokens, or an unknown token to stand for what is missing.
+fn byte_ids(v: &Vocabulary) -> Result<[u32; 256], Error> {
+    let mut ids = [NONE; 256];
+    for ((text, _), id) in v.tokens.iter().zip(&v.types).zip(0..).filter(|((_, t), _)| **t == TokenType::Byte) {
+        let byte = byte_of(text).ok_or_else(|| Error::Tokenizer {
+            problem: format!("byte token {id} is {text:?}, expected `<0x00>` to `<0xFF>`"),
+        })?;
+        ids[usize::from(byte)] = id;
+    }
+    match ids.iter().position(|id| *id == NONE) {
+        Some(byte) if v.unk.is_none() => Err(Error::Tokenizer {
+            problem: format!("no token for byte {byte:#04x} and no unknown token, so texts with it cannot be encoded"),
+        }),
+        _ => Ok(ids),
+    }
+}
+
+/// Appends the bytes that a token's text stands for.
+pub(super) fn append_bytes(text: &str, out: &mut Vec<u8>) {
+    for (i, part) in text.split(SPACE).enumerate() {
+        out.extend((i > 0).then_some(b' '));
+        out.extend(part.as_bytes());
+    }
 }
 
 /// The byte that `<0x0A>` stands for.
 pub(super) fn byte_of(text: &str) -> Option<u8> {
     let hex = text.strip_prefix("<0x")?.strip_suffix('>')?;
-    if hex.len() == 2 { u8::from_str_radix(hex, 16).ok() } else { None }
+    let is_hex = hex.len() == 2 && hex.bytes().all(|b| b.is_ascii_hexdigit());
+    if is_hex { u8::from_str_radix(hex, 16).ok() } else { None }
 }
