@@ -42,6 +42,8 @@ pub struct Sampler {
     recent: VecDeque<u32>,
     random: Pcg,
     candidates: Vec<Candidate>,
+    /// Memory for the recent tokens without repetition.
+    seen: Vec<u32>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +57,8 @@ impl Sampler {
     /// A sampler that has seen nothing yet.
     pub fn new(options: &SamplerOptions) -> Self {
         let random = Pcg::new(options.seed);
-        Sampler { options: options.clone(), recent: VecDeque::new(), random, candidates: Vec::new() }
+        let (recent, candidates, seen) = Default::default();
+        Sampler { options: options.clone(), recent, random, candidates, seen }
     }
 
     /// Remembers a token for the repeat penalty.
@@ -79,19 +82,21 @@ impl Sampler {
         self.keep_top_k();
         self.keep_top_p();
         self.keep_min_p();
-        let temperature = self.options.temperature;
-        self.candidates.iter_mut().for_each(|c| c.logit /= temperature);
-        probabilities(&mut self.candidates);
+        probabilities(&mut self.candidates, self.options.temperature);
         self.draw()
     }
 
     fn penalize(&mut self) {
         let penalty = self.options.repeat_penalty;
-        let mut seen: Vec<u32> = self.recent.iter().copied().collect();
-        seen.sort_unstable();
-        seen.dedup();
-        for id in seen {
-            if let Ok(at) = self.candidates.binary_search_by_key(&id, |c| c.id) {
+        if !(penalty > 0.0 && penalty.is_finite()) {
+            return;
+        }
+        self.seen.clear();
+        self.seen.extend(&self.recent);
+        self.seen.sort_unstable();
+        self.seen.dedup();
+        for id in &self.seen {
+            if let Ok(at) = self.candidates.binary_search_by_key(id, |c| c.id) {
                 let logit = &mut self.candidates[at].logit;
                 *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
             }
@@ -117,7 +122,7 @@ impl Sampler {
         if self.options.top_p >= 1.0 {
             return;
         }
-        probabilities(&mut self.candidates);
+        probabilities(&mut self.candidates, 1.0);
         let mut sum = 0.0;
         let reached = self.candidates.iter().position(|c| {
             sum += c.p;
@@ -158,13 +163,13 @@ fn most_likely(candidates: &[Candidate]) -> u32 {
     best.map_or(0, |c| c.id)
 }
 
-/// Softmax of the logits, most likely first.
-fn probabilities(candidates: &mut [Candidate]) {
+/// Softmax of the logits divided by the temperature; the most likely is the first.
+fn probabilities(candidates: &mut [Candidate], temperature: f32) {
     let max = candidates.first().map_or(0.0, |c| c.logit);
     let mut sum = 0.0;
     for c in candidates.iter_mut() {
-        // Infinite logits would make differences that are no numbers.
-        c.p = if c.logit == max { 1.0 } else { (c.logit - max).exp() };
+        // Infinite logits would make differences that are no numbers; a tiny temperature, infinite quotients.
+        c.p = if c.logit == max { 1.0 } else { ((c.logit - max) / temperature).exp() };
         sum += c.p;
     }
     candidates.iter_mut().for_each(|c| c.p /= sum);
@@ -269,6 +274,23 @@ mod tests {
         assert_eq!(sampler.sample(&[f32::NAN, -5.0, f32::NEG_INFINITY]), 1);
         assert_eq!(sampler.sample(&[f32::NAN]), 0);
         assert_eq!(sampler.sample(&[]), 0);
+    }
+
+    #[test]
+    fn a_tiny_temperature_is_almost_zero() {
+        let mut sampler = Sampler::new(&SamplerOptions { temperature: 1e-42, ..plain() });
+        for _ in 0..50 {
+            assert_eq!(sampler.sample(&[2.9, 3.0, f32::NEG_INFINITY, -3.0]), 1);
+        }
+    }
+
+    #[test]
+    fn a_penalty_that_is_no_factor_changes_nothing() {
+        for repeat_penalty in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+            let mut sampler = Sampler::new(&SamplerOptions { temperature: 0.0, repeat_penalty, ..plain() });
+            sampler.accept(1);
+            assert_eq!(sampler.sample(&[1.0, 2.0, -1.0]), 1);
+        }
     }
 
     #[test]

@@ -235,3 +235,6 @@ impl Matcher {
         self.tokens.iter().find(|(t, _)| t == text).map(|(_, id)| *id)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,8 +9,8 @@ use super::merge::{Merger, Pair, Symbol};
 use super::pieces::{NONE, Pieces};
 use crate::error::Error;
 
-/// What stands for a space.
-const SPACE: char = '\u{2581}';
+/// What stands for a space in tokens.
+const SPACE: &str = "\u{2581}";
 
 /// Encodes by score.
 pub(super) struct SentencePiece {
@@ -57,7 +57,9 @@ impl SentencePiece {
         }
     }
 
+    /// Bytes for a character that is no token. A space is written as the model has it, as SentencePiece does.
     fn fall_back(&self, bytes: &[u8], ids: &mut Vec<u32>) {
+        let bytes = if bytes == b" " { SPACE.as_bytes() } else { bytes };
         let found = bytes.iter().map(|&b| self.byte_ids[usize::from(b)]);
         match found.clone().all(|id| id != NONE) {
             true => ids.extend(found),
