@@ -1,12 +1,11 @@
 //! The vocabulary of a GGUF file, with the defaults that llama.cpp has for what a file does not say.
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use spm::{TokenType, TokenizerKind, Vocabulary};
 
-use crate::error::{Error, Fault};
-use crate::reader::{GgufFile, Keys};
+use crate::error::Fault;
+use crate::reader::Keys;
 
 /// Texts of tokens that end generation wherever they occur (as llama.cpp has them).
 const END_TEXTS: &[&str] = &[
@@ -35,11 +34,6 @@ const END_TEXTS: &[&str] = &[
 /// Keys that name a token which ends generation.
 const END_KEYS: &[&str] =
     &["eos_token_id", "eot_token_id", "eom_token_id", "fim_pad_token_id", "fim_rep_token_id", "fim_sep_token_id"];
-
-/// Reads the vocabulary of a GGUF file alone, which need not hold a model; `None` when it has none.
-pub fn read_vocabulary(path: &Path) -> Result<Option<Vocabulary>, Error> {
-    read(&GgufFile::open(path)?.keys).map_err(|f| f.at(path))
-}
 
 /// Reads the vocabulary; `None` when the file has none.
 pub(crate) fn read(keys: &Keys) -> Result<Option<Vocabulary>, Fault> {
