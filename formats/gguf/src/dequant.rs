@@ -31,6 +31,29 @@ fn blocks<const B: usize, const N: usize>(bytes: &[u8], out: &mut [f32], block: 
     bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0).for_each(|(b, o)| block(b, o));
 }
 
+/// The step between values of the first and of the second 16 of each 32 weights; types without steps have none.
+pub(crate) fn steps_of(kind: GgmlType, bytes: &[u8], out: &mut [[f32; 2]]) {
+    let blocks = bytes.chunks_exact(kind.block_bytes());
+    let per_block = (kind.block_len() / 32).max(1);
+    for (b, out) in blocks.zip(out.chunks_exact_mut(per_block)) {
+        out.iter_mut().enumerate().for_each(|(i, o)| *o = [2 * i, 2 * i + 1].map(|group| step(kind, b, group)));
+    }
+}
+
+/// The step of one group of 16 weights.
+fn step(kind: GgmlType, b: &[u8], group: usize) -> f32 {
+    match kind {
+        GgmlType::F32 | GgmlType::F16 | GgmlType::Bf16 => 0.0,
+        GgmlType::Q4_0 | GgmlType::Q4_1 | GgmlType::Q5_0 | GgmlType::Q5_1 | GgmlType::Q8_0 | GgmlType::Iq4Nl => {
+            half_at(b, 0)
+        }
+        GgmlType::Q2K => half_at(b, 80) * f32::from(b[group] & 15),
+        GgmlType::Q3K => half_at(b, 108) * f32::from(q3_k_scale(b, group)),
+        GgmlType::Q4K | GgmlType::Q5K => scale_and_min(b, group / 2).0,
+        GgmlType::Q6K => half_at(b, 208) * f32::from(b[192 + group] as i8),
+    }
+}
+
 /// The integers of a block that is a scale, first, and 32 of them.
 pub(crate) type Codes = [i8; 32];
 
@@ -99,15 +122,19 @@ fn q2_k(b: &[u8; 84], out: &mut [f32; 256]) {
 fn q3_k(b: &[u8; 110], out: &mut [f32; 256]) {
     let d = half_at(b, 108);
     for (group, out) in out.chunks_exact_mut(16).enumerate() {
-        let low = b[96 + group % 8] >> (group / 8 * 4) & 15;
-        let high = b[104 + group % 4] >> (group / 4 * 2) & 3;
-        let dl = d * f32::from((low | high << 4) as i8 - 32);
+        let dl = d * f32::from(q3_k_scale(b, group));
         let (from, shift) = two_bit_place(group);
         for (l, o) in out.iter_mut().enumerate() {
             let third = b[from % 32 + l] >> (group / 2) & 1;
             *o = dl * f32::from((b[32 + from + l] >> shift & 3) as i8 - 4 * (1 - third as i8));
         }
     }
+}
+
+fn q3_k_scale(b: &[u8], group: usize) -> i8 {
+    let low = b[96 + group % 8] >> (group / 8 * 4) & 15;
+    let high = b[104 + group % 4] >> (group / 4 * 2) & 3;
+    (low | high << 4) as i8 - 32
 }
 
 /// Where the 2-bit codes of a group of 16 weights begin, and how far up they are: each half of the block packs

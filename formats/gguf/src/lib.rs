@@ -28,6 +28,7 @@ mod keys;
 mod metadata;
 mod mistaken;
 mod model;
+mod q8_scale;
 mod reader;
 mod requantize;
 mod split;

@@ -140,7 +140,7 @@ impl Checkpoint for GgufModel {
         if keeps_all(tensor) {
             return self.exact_matrix(name);
         }
-        to_q8(tensor.rows(), tensor.cols(), |r, out| read_rows(file, tensor, r, out))
+        to_q8(tensor.kind, tensor.rows(), tensor.cols(), data(file, tensor)?)
     }
 
     fn exact_matrix(&self, name: &str) -> Option<Matrix> {

@@ -1,13 +1,13 @@
 //! Tensors of ggml's types as our q8 and q4, row by row: most models pass through here when they are loaded.
 //!
 //! Types whose blocks are a scale and small integers keep both, so nothing is lost: Q8_0, Q5_0 and IQ4_NL as q8,
-//! Q4_0 as q4. All others become q8 as `spm::encode` does it, straight into the planes.
+//! Q4_0 as q4. All others become q8 with scales that suit their steps (`q8_scale`).
 
-use spm::encode::q8_block;
 use spm::{BLOCK, Bytes, Encoding, Matrix, matrix};
 
-use crate::dequant::{Codes, codes_iq4_nl, codes_q4_0, codes_q5_0, codes_q8_0};
+use crate::dequant::{Codes, codes_iq4_nl, codes_q4_0, codes_q5_0, codes_q8_0, expand, steps_of};
 use crate::ggml_type::GgmlType;
+use crate::q8_scale;
 
 /// The encoding that holds just what blocks of `kind` hold.
 pub(crate) fn lossless(kind: GgmlType) -> Option<Encoding> {
@@ -30,23 +30,22 @@ pub(crate) fn repack(kind: GgmlType, rows: usize, cols: usize, blocks: &[u8]) ->
     planes.finish()
 }
 
-/// A q8 matrix of which row `r` is nearly what `read_row(r, out)` puts in `out`.
-pub(crate) fn to_q8(
-    rows: usize,
-    cols: usize,
-    mut read_row: impl FnMut(usize, &mut [f32]) -> Option<()>,
-) -> Option<Matrix> {
+/// A tensor of any type as q8, each value the nearest that its block's scale allows.
+pub(crate) fn to_q8(kind: GgmlType, rows: usize, cols: usize, blocks: &[u8]) -> Option<Matrix> {
     let mut planes = Planes::new(Encoding::Q8, rows, cols)?;
     let (scales, codes) = planes.split();
     let mut row = vec![0.0; cols.checked_next_multiple_of(BLOCK)?];
-    let blocks_of_row = row.len() / BLOCK;
-    let mut places = scales.as_chunks_mut().0.iter_mut().zip(codes.as_chunks_mut::<BLOCK>().0);
-    for r in 0..rows {
-        read_row(r, row.get_mut(..cols)?)?;
-        for (block, (scale, codes)) in row.as_chunks().0.iter().zip(places.by_ref().take(blocks_of_row)) {
-            let (s, c) = q8_block(block);
+    let mut steps = vec![[0.0; 2]; row.len() / BLOCK];
+    let places = scales.chunks_exact_mut(steps.len() * 2).zip(codes.chunks_exact_mut(row.len()));
+    for (bytes, (scales, codes)) in blocks.chunks_exact(kind.row_bytes(cols)?).zip(places) {
+        expand(kind, bytes, row.get_mut(..cols)?);
+        steps_of(kind, bytes, &mut steps);
+        let blocks = row.as_chunks().0.iter().zip(&steps);
+        let places = scales.as_chunks_mut().0.iter_mut().zip(codes.as_chunks_mut().0);
+        for ((block, steps), (scale, codes)) in blocks.zip(places) {
+            let (s, c) = q8_scale::encode(block, *steps);
             *scale = s.to_le_bytes();
-            *codes = c.map(|c| c as u8);
+            *codes = c;
         }
     }
     planes.finish()
@@ -95,29 +94,5 @@ impl Planes {
 
     fn finish(self) -> Option<Matrix> {
         Matrix::new(self.encoding, self.rows, self.cols, Bytes::from(self.bytes), None).ok()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use spm::encode::encode;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn equals_the_shared_encoder(bits in prop::collection::vec(any::<u32>(), 3 * 70), small in any::<bool>()) {
-            let value = |b: &u32| if small { (*b as i32 >> 8) as f32 * 1e-6 } else { f32::from_bits(*b) };
-            let weights: Vec<f32> = bits.iter().map(value).collect();
-            let expected = encode(Encoding::Q8, 3, 70, &weights, None).expect("a shape");
-            let found = to_q8(3, 70, |r, out| {
-                out.copy_from_slice(&weights[r * 70..][..70]);
-                Some(())
-            })
-            .expect("a shape");
-            prop_assert_eq!(found.scales(), expected.scales());
-            prop_assert_eq!(found.values(), expected.values());
-        }
     }
 }
