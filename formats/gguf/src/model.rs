@@ -1,58 +1,113 @@
-//! A GGUF model as a checkpoint: shapes checked when it is opened, tensors expanded row by row.
+//! A GGUF model, of one file or several, as a [`Checkpoint`].
+//!
+//! `matrix` borrows F32 and F16 from the file and hands all else to `requantize`, which works row by row, so that no
+//! weight matrix is ever expanded as a whole.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use spm::encode::RowEncoder;
-use spm::matrix::{self, PLANE_ALIGN};
-use spm::{BLOCK, Bytes, Checkpoint, Config, Encoding, Matrix, TensorInfo, Vocabulary, row_bytes};
+use spm::{Bytes, Checkpoint, Config, Encoding, Matrix, TensorInfo, Vocabulary, matrix, row_bytes};
 
-use crate::error::{Error, Fault};
-use crate::quants::GgmlType;
-use crate::reader::Tensor;
-use crate::{family, split, vocabulary};
+use crate::dequant::expand;
+use crate::error::Error;
+use crate::family;
+use crate::ggml_type::GgmlType;
+use crate::reader::{GgufFile, Tensor};
+use crate::requantize::{lossless, repack, to_q8};
+use crate::{split, tokenizer};
 
-/// Tensors that some converters add and that nothing here needs.
-const NOT_WEIGHTS: &[&str] = &["rope_freqs.weight"];
-
-/// An open GGUF model.
+/// An opened and fully checked GGUF model.
+#[derive(Debug)]
 pub struct GgufModel {
+    shards: Vec<GgufFile>,
     paths: Vec<PathBuf>,
+    name: String,
     config: Config,
     vocabulary: Option<Vocabulary>,
-    infos: Vec<TensorInfo>,
-    tensors: Vec<Tensor>,
+    tensors: Vec<TensorInfo>,
+    /// For each tensor: which shard, and which of its tensors.
+    places: Vec<(usize, usize)>,
     by_name: HashMap<String, usize>,
 }
 
 impl GgufModel {
-    /// Maps and checks the file; of a split model the first, which finds the others beside it.
+    /// Opens the model at `path`, a single file or the first of several.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let whole = split::open(path)?;
-        let at = |f: Fault| f.at(path);
-        let config = family::config(&whole.keys, &whole.tensors).map_err(at)?;
-        check_tensors(&whole.tensors, &config).map_err(at)?;
-        let vocabulary = vocabulary::read(&whole.keys).map_err(at)?;
-        if let Some(v) = &vocabulary {
-            check_vocabulary(v, &config).map_err(at)?;
-        }
-        Ok(GgufModel {
-            paths: whole.paths,
+        let shards = split::open_all(path)?;
+        let config = family::resolve(&shards)?;
+        let vocabulary = tokenizer::read(&shards[0])?;
+        let model = GgufModel {
+            paths: shards.iter().map(|s| s.path().to_owned()).collect(),
+            name: name(&shards[0]),
+            by_name: shards.iter().flat_map(|s| s.tensors()).zip(0..).map(|(t, i)| (t.name.clone(), i)).collect(),
+            tensors: shards.iter().flat_map(|s| s.tensors()).map(info).collect(),
+            places: places(&shards),
+            shards,
             config,
             vocabulary,
-            infos: whole.tensors.iter().map(info).collect(),
-            by_name: whole.tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect(),
-            tensors: whole.tensors,
-        })
+        };
+        model.check_vocabulary()?;
+        model.check_tensors()?;
+        Ok(model)
     }
 
-    /// The files that make up the model.
+    /// The files of the model, in order.
     pub fn shard_paths(&self) -> &[PathBuf] {
         &self.paths
     }
 
-    fn find(&self, name: &str) -> Option<&Tensor> {
-        self.tensors.get(*self.by_name.get(name)?)
+    /// The text under a metadata key.
+    pub fn metadata_str(&self, key: &str) -> Option<&str> {
+        self.shards[0].metadata().get(key)?.as_str()
+    }
+
+    /// What the model calls itself, or the file's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn check_vocabulary(&self) -> Result<(), Error> {
+        let Some(vocabulary) = &self.vocabulary else {
+            return Ok(());
+        };
+        let (have, rows) = (vocabulary.tokens.len(), self.config.vocab_size);
+        if have != rows {
+            let problem = format!("has {rows} rows for a vocabulary of {have} tokens; convert the model again");
+            return Err(Error::tensor(&self.paths[0], "token_embd.weight", problem));
+        }
+        Ok(())
+    }
+
+    /// Every tensor that the decoder needs is there in its shape, and there is none that it would ignore.
+    fn check_tensors(&self) -> Result<(), Error> {
+        let needed = self.config.tensors();
+        for (name, rows, cols) in &needed {
+            let refuse = |problem: String| Err(Error::tensor(&self.paths[0], name, problem));
+            let Some((_, tensor)) = self.place(name) else {
+                return refuse(format!(
+                    "is missing, expected {rows}x{cols}; the file is incomplete: download it again"
+                ));
+            };
+            if (tensor.rows(), tensor.cols()) != (*rows, *cols) {
+                let (r, c) = (tensor.rows(), tensor.cols());
+                return refuse(format!("is {r}x{c}, expected {rows}x{cols} by the metadata; the file is damaged"));
+            }
+        }
+        let needed: std::collections::HashSet<&str> = needed.iter().map(|(name, ..)| name.as_str()).collect();
+        match self.tensors.iter().find(|t| !needed.contains(t.name.as_str()) && !family::is_extra(&t.name)) {
+            None => Ok(()),
+            Some(extra) => {
+                let problem = "has no place in a decoder of this architecture, which would run wrongly without it";
+                Err(Error::tensor(&self.paths[0], &extra.name, problem))
+            }
+        }
+    }
+
+    fn place(&self, name: &str) -> Option<(&GgufFile, &Tensor)> {
+        let (shard, index) = *self.places.get(*self.by_name.get(name)?)?;
+        let shard = self.shards.get(shard)?;
+        Some((shard, shard.tensors().get(index)?))
     }
 }
 
@@ -66,109 +121,101 @@ impl Checkpoint for GgufModel {
     }
 
     fn tensors(&self) -> &[TensorInfo] {
-        &self.infos
+        &self.tensors
     }
 
     fn tensor(&self, name: &str) -> Option<&TensorInfo> {
-        self.infos.get(*self.by_name.get(name)?)
+        self.tensors.get(*self.by_name.get(name)?)
     }
 
     fn read_rows(&self, name: &str, first_row: usize, out: &mut [f32]) -> Option<()> {
-        let t = self.find(name)?;
-        let n = out.len() / t.cols;
-        if !out.len().is_multiple_of(t.cols) || first_row.checked_add(n)? > t.rows {
-            return None;
-        }
-        let row = t.kind.row_bytes(t.cols)?;
-        t.kind.expand(t.data.get(first_row * row..(first_row + n) * row)?, out);
-        Some(())
+        let (file, tensor) = self.place(name)?;
+        read_rows(file, tensor, first_row, out)
     }
 
-    /// Q8_0 and Q4_0 as they are, F32 and F16 too; all others as q8, which loses little against them.
+    /// Exactly what is stored from F32, F16, Q8_0, Q5_0, IQ4_NL and Q4_0, and vectors, which become f32; every
+    /// other type as q8.
     fn matrix(&self, name: &str) -> Option<Matrix> {
-        let t = self.find(name)?;
-        match t.kind {
-            GgmlType::Q8_0 => same_blocks(t, Encoding::Q8, |codes, out| out.copy_from_slice(codes)),
-            GgmlType::Q4_0 => same_blocks(t, Encoding::Q4, in_order),
-            GgmlType::F32 => self.encode(t, Encoding::F32),
-            GgmlType::F16 => self.encode(t, Encoding::F16),
-            _ => self.encode(t, Encoding::Q8),
+        let (file, tensor) = self.place(name)?;
+        if keeps_all(tensor) {
+            return self.exact_matrix(name);
+        }
+        to_q8(tensor.kind, tensor.rows(), tensor.cols(), data(file, tensor)?)
+    }
+
+    fn exact_matrix(&self, name: &str) -> Option<Matrix> {
+        let (file, tensor) = self.place(name)?;
+        match tensor.kind {
+            GgmlType::F32 => borrow(file, tensor, Encoding::F32),
+            _ if tensor.rows() == 1 => expanded(file, tensor),
+            GgmlType::F16 => borrow(file, tensor, Encoding::F16),
+            kind if lossless(kind).is_some() => repack(kind, tensor.rows(), tensor.cols(), data(file, tensor)?),
+            _ => expanded(file, tensor),
         }
     }
 }
 
-impl GgufModel {
-    fn encode(&self, t: &Tensor, encoding: Encoding) -> Option<Matrix> {
-        let mut encoder = RowEncoder::new(encoding, t.rows, t.cols).ok()?;
-        let everything = vec![0xFF; row_bytes(t.cols)];
-        let mut row = vec![0.0; t.cols];
-        for r in 0..t.rows {
-            self.read_rows(&t.name, r, &mut row)?;
-            encoder.push(&row, &everything).ok()?;
-        }
-        encoder.finish().ok()
+/// Whether `exact_matrix` gives a matrix fit for kernels. A vector is for other use, and always f32.
+fn keeps_all(tensor: &Tensor) -> bool {
+    tensor.rows() == 1 || matches!(tensor.kind, GgmlType::F32 | GgmlType::F16) || lossless(tensor.kind).is_some()
+}
+
+fn read_rows(file: &GgufFile, tensor: &Tensor, first_row: usize, out: &mut [f32]) -> Option<()> {
+    let n = out.len() / tensor.cols();
+    if !out.len().is_multiple_of(tensor.cols()) || first_row.checked_add(n)? > tensor.rows() {
+        return None;
     }
+    let start = first_row * tensor.row_bytes();
+    expand(tensor.kind, data(file, tensor)?.get(start..start + n * tensor.row_bytes())?, out);
+    Some(())
 }
 
-/// Takes ggml's blocks (scale, codes) apart into our planes without changing a code.
-fn same_blocks(t: &Tensor, encoding: Encoding, codes: impl Fn(&[u8], &mut [u8])) -> Option<Matrix> {
-    let blocks = t.rows * t.cols.div_ceil(BLOCK);
-    let len = matrix::byte_len(encoding, t.rows, t.cols, 0)?.checked_add(matrix::slack(encoding, t.cols)?)?;
-    let mut bytes = vec![0; len];
-    let (scales, values) = bytes.split_at_mut((2 * blocks).next_multiple_of(PLANE_ALIGN));
-    let code_bytes = t.kind.block_bytes() - 2;
-    let planes = scales.chunks_exact_mut(2).zip(values.chunks_exact_mut(code_bytes));
-    for (block, (scale, out)) in t.data.chunks_exact(t.kind.block_bytes()).zip(planes) {
-        scale.copy_from_slice(&block[..2]);
-        codes(&block[2..], out);
+fn expanded(file: &GgufFile, tensor: &Tensor) -> Option<Matrix> {
+    let mut encoder = RowEncoder::new(Encoding::F32, tensor.rows(), tensor.cols()).ok()?;
+    let mut row = vec![0.0; tensor.cols()];
+    let every_column = vec![0xFF; row_bytes(tensor.cols())];
+    for r in 0..tensor.rows() {
+        read_rows(file, tensor, r, &mut row)?;
+        encoder.push(&row, &every_column).ok()?;
     }
-    Matrix::new(encoding, t.rows, t.cols, Bytes::from(bytes), None).ok()
+    encoder.finish().ok()
 }
 
-/// ggml keeps code `i` beside code `i + 16`; we keep neighbours together.
-fn in_order(codes: &[u8], out: &mut [u8]) {
-    let nibble = |i: usize| codes[i % 16] >> (i / 16 * 4) & 15;
-    out.iter_mut().enumerate().for_each(|(i, o)| *o = nibble(2 * i) | nibble(2 * i + 1) << 4);
+/// The tensor's own bytes as a matrix; copied only if the file ends before the slack that kernels may read.
+fn borrow(file: &GgufFile, tensor: &Tensor, encoding: Encoding) -> Option<Matrix> {
+    let (rows, cols) = (tensor.rows(), tensor.cols());
+    let len = tensor.range.len().checked_add(matrix::slack(encoding, cols)?)?;
+    let end = tensor.range.start.checked_add(len)?;
+    let bytes = file.bytes().slice(tensor.range.start..end).or_else(|| {
+        let mut copy = Vec::with_capacity(len);
+        copy.extend(data(file, tensor)?);
+        copy.resize(len, 0);
+        Some(Bytes::from(copy))
+    })?;
+    Matrix::new(encoding, rows, cols, bytes, None).ok()
 }
 
-fn info(t: &Tensor) -> TensorInfo {
+fn data<'a>(file: &'a GgufFile, tensor: &Tensor) -> Option<&'a [u8]> {
+    file.bytes().get(tensor.range.clone())
+}
+
+fn info(tensor: &Tensor) -> TensorInfo {
     TensorInfo {
-        name: t.name.clone(),
-        rows: t.rows,
-        cols: t.cols,
-        encoding: t.kind.name().to_owned(),
-        kept: t.rows as u64 * t.cols as u64,
-        bytes: t.data.len() as u64,
+        name: tensor.name.clone(),
+        rows: tensor.rows(),
+        cols: tensor.cols(),
+        encoding: tensor.kind.name().to_owned(),
+        kept: tensor.rows() as u64 * tensor.cols() as u64,
+        bytes: tensor.range.len() as u64,
     }
 }
 
-/// The tensors are those that a decoder of this shape has, in the right shapes. One more would mean that the
-/// model computes something else.
-fn check_tensors(tensors: &[Tensor], config: &Config) -> Result<(), Fault> {
-    let mut expected: HashMap<String, (usize, usize)> =
-        config.tensors().into_iter().map(|(name, rows, cols)| (name, (rows, cols))).collect();
-    for t in tensors.iter().filter(|t| !NOT_WEIGHTS.contains(&t.name.as_str())) {
-        let Some((rows, cols)) = expected.remove(&t.name) else {
-            return Err(Fault::tensor(&t.name, "is not part of a model of this family and shape").unsupported());
-        };
-        if (t.rows, t.cols) != (rows, cols) {
-            return Err(Fault::tensor(
-                &t.name,
-                format!("is {}x{}, the model's shape needs {rows}x{cols}", t.rows, t.cols),
-            ));
-        }
-    }
-    match expected.keys().min() {
-        Some(name) => Err(Fault::tensor(name, "is missing; the file is incomplete")),
-        None => Ok(()),
-    }
+fn places(shards: &[GgufFile]) -> Vec<(usize, usize)> {
+    shards.iter().enumerate().flat_map(|(s, shard)| (0..shard.tensors().len()).map(move |i| (s, i))).collect()
 }
 
-fn check_vocabulary(v: &Vocabulary, config: &Config) -> Result<(), Fault> {
-    let (n, rows) = (v.tokens.len(), config.vocab_size);
-    match n {
-        0 => Err(Fault::key("tokenizer.ggml.tokens", "has no tokens")),
-        n if n > rows => Err(Fault::key("tokenizer.ggml.tokens", format!("has {n} tokens, the embedding {rows} rows"))),
-        _ => Ok(()),
-    }
+fn name(file: &GgufFile) -> String {
+    let key = ["general.name", "general.basename"].iter().find_map(|k| file.metadata().get(*k)?.as_str());
+    let stem = || file.path().file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+    key.filter(|n| !n.is_empty()).map_or_else(stem, str::to_owned)
 }

@@ -1,436 +1,419 @@
-//! The header of one file: keys with typed values, and where each tensor is. Versions 2 and 3, little-endian.
+//! Header, metadata and tensor table of one GGUF file, read once and checked whole.
+//!
+//! What comes out is true: every tensor lies inside the file, apart from the others, with exactly the bytes
+//! that its type and shape need. Each count is compared with the bytes left before anything is allocated for it.
+//! Weights are not read here, and nothing here knows what a key means but `general.alignment`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use spm::Bytes;
 
-use crate::error::{Error, Fault};
-use crate::quants::GgmlType;
+use crate::error::{Error, shown};
+use crate::ggml_type::{GgmlType, name_of};
+use crate::metadata::{Array, Kind, Value};
+use crate::mistaken;
 
-/// Longest key or tensor name.
-const MAX_NAME: usize = 4096;
-const DEFAULT_ALIGNMENT: usize = 32;
+const MAGIC: [u8; 4] = *b"GGUF";
+const MAX_KEYS: u64 = 1 << 16;
+const MAX_TENSORS: u64 = 1 << 16;
+const MAX_KEY_BYTES: u64 = 1 << 16;
+/// ggml's own bound on a tensor's name.
+const MAX_NAME_BYTES: u64 = 64;
+const MAX_TEXT_BYTES: u64 = 4 << 20;
+const MAX_DIM: u64 = 1 << 31;
+const DEFAULT_ALIGNMENT: u64 = 32;
+/// A key of no letters with a value of one byte; a tensor of no name with one dimension.
+const LEAST_KEY_BYTES: u64 = 8 + 4 + 1;
+const LEAST_TENSOR_BYTES: u64 = 8 + 4 + 8 + 4 + 8;
 
-/// One file's header, and its bytes.
+/// One GGUF file, mapped and checked.
 #[derive(Debug)]
-pub(crate) struct GgufFile {
-    pub(crate) keys: Keys,
-    pub(crate) tensors: Vec<Tensor>,
+pub struct GgufFile {
+    path: PathBuf,
+    bytes: Bytes,
+    version: u32,
+    alignment: u64,
+    metadata: BTreeMap<String, Value>,
+    tensors: Vec<Tensor>,
 }
 
-/// A tensor's place, checked to lie inside the file.
+/// One tensor of a file.
 #[derive(Clone, Debug)]
-pub(crate) struct Tensor {
-    pub(crate) name: String,
-    pub(crate) kind: GgmlType,
-    pub(crate) rows: usize,
-    pub(crate) cols: usize,
-    pub(crate) data: Bytes,
+pub struct Tensor {
+    /// Its name.
+    pub name: String,
+    /// Its type.
+    pub kind: GgmlType,
+    /// Its dimensions, the fastest first, as in the file: `[cols, rows]`.
+    pub dims: Vec<usize>,
+    /// Where its bytes lie in the file.
+    pub range: Range<usize>,
 }
 
-/// Keys and values; arrays stay in the file until they are asked for.
-#[derive(Debug, Default)]
-pub(crate) struct Keys {
-    values: HashMap<String, Value>,
-}
+impl Tensor {
+    /// Input features: the fastest dimension.
+    pub fn cols(&self) -> usize {
+        self.dims[0]
+    }
 
-#[derive(Clone, Debug)]
-enum Value {
-    Integer(i128),
-    Float(f64),
-    Bool(bool),
-    Text(String),
-    Array { kind: u32, len: usize, bytes: Bytes },
+    /// Output features: all other dimensions together.
+    pub fn rows(&self) -> usize {
+        self.dims[1..].iter().product()
+    }
+
+    /// Bytes of a row.
+    pub fn row_bytes(&self) -> usize {
+        self.range.len() / self.rows()
+    }
 }
 
 impl GgufFile {
-    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
-        Self::from_bytes(Bytes::map(path)?, path)
+    /// Maps and checks the file at `path`.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let bytes = Bytes::map(path).map_err(Error::File)?;
+        let mut c = Cursor { path, bytes: &bytes, at: 0 };
+        let version = check_start(&mut c)?;
+        let n_tensors = c.count("the number of tensors", MAX_TENSORS, LEAST_TENSOR_BYTES)?;
+        let n_keys = c.count("the number of metadata keys", MAX_KEYS, LEAST_KEY_BYTES)?;
+        let metadata = read_metadata(&mut c, n_keys)?;
+        let alignment = alignment(path, &metadata)?;
+        let mut tensors = read_tensors(&mut c, n_tensors)?;
+        place(&mut tensors, &c, alignment)?;
+        let tensors = tensors.into_iter().map(|t| t.tensor).collect();
+        Ok(GgufFile { path: path.to_owned(), version, alignment, metadata, tensors, bytes })
     }
 
-    pub(crate) fn from_bytes(bytes: Bytes, path: &Path) -> Result<Self, Error> {
-        recognise(&bytes, path)?;
-        parse(&bytes).map_err(|f| f.at(path))
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The container's version, 2 or 3.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// Tensors start at multiples of this many bytes.
+    pub fn alignment(&self) -> u64 {
+        self.alignment
+    }
+
+    /// All metadata, by key.
+    pub fn metadata(&self) -> &BTreeMap<String, Value> {
+        &self.metadata
+    }
+
+    /// All tensors, in file order.
+    pub fn tensors(&self) -> &[Tensor] {
+        &self.tensors
+    }
+
+    /// The whole file.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
     }
 }
 
-/// Tells a file of another kind by its first bytes, and says what to do with it.
-fn recognise(bytes: &[u8], path: &Path) -> Result<(), Error> {
-    let other = |found: &str| Err(Error::NotGguf { path: path.to_owned(), found: found.into() });
-    match bytes {
-        [] => other("it is empty; fetch it again"),
-        [b'G', b'G', b'U', b'F', ..] => match bytes.get(4..8) {
-            Some([2 | 3, 0, 0, 0]) => Ok(()),
-            Some([1, 0, 0, 0]) => {
-                other("it is of version 1, which was used for a few weeks in 2023; convert the model again")
-            }
-            Some([0, 0, 0, 2 | 3]) => other("it is big-endian; convert the model again on a little-endian machine"),
-            Some(&[a, b, c, d]) => {
-                let version = u32::from_le_bytes([a, b, c, d]);
-                other(&format!("it is of version {version}, versions 2 and 3 are known; update this program"))
-            }
-            _ => other(&format!("it has {} bytes, a header 24; fetch it again", bytes.len())),
-        },
-        [b'g', b'g', b'm' | b'j' | b'l', ..] | [b'l' | b't', b'm' | b'j', b'g', b'g', ..] => {
-            other("it is a ggml file from before GGUF; convert the model again")
-        }
-        [0x93, b'S', b'P', b'M', ..] => other("it is a sparse model file"),
-        [b'<', ..] => other("it looks like a web page; the download failed, fetch it again"),
-        [b'P', b'K', 3, 4, ..] => other("it is a zip archive; unpack it first"),
-        _ if bytes.starts_with(b"version https://git-lfs") => {
-            other("it is a git-lfs pointer; run `git lfs pull` to get the file itself")
-        }
-        _ if bytes.len() > 9 && bytes[8] == b'{' && bytes[3..8] == [0; 5] => other("it looks like a safetensors file"),
-        _ => other("its first bytes are not those of one"),
+fn check_start(c: &mut Cursor) -> Result<u32, Error> {
+    if !c.bytes.starts_with(&MAGIC) {
+        return Err(mistaken::describe(c.path, c.bytes));
+    }
+    c.at = MAGIC.len();
+    let version = c.u32("the version")?;
+    let refuse = |found: String| Err(Error::Version { path: c.path.to_owned(), found });
+    match version {
+        2 | 3 => Ok(version),
+        // Versions are small, so only a swapped one has its low half empty.
+        v if v != 0 && v & 0xFFFF == 0 => refuse(format!("big-endian GGUF version {}", v.swap_bytes())),
+        v => refuse(format!("GGUF version {v}")),
     }
 }
 
-fn parse(bytes: &Bytes) -> Result<GgufFile, Fault> {
-    let mut c = Cursor { place: "header".into(), bytes, position: 8 };
-    let n_tensors = c.u64("number of tensors")?;
-    let n_keys = c.u64("number of keys")?;
-    c.check_count("tensors", n_tensors, 8 + 4 + 8 + 4 + 8)?;
-    c.check_count("keys", n_keys, 8 + 4 + 1)?;
-    let mut keys = Keys::default();
+fn read_metadata(c: &mut Cursor, n_keys: u64) -> Result<BTreeMap<String, Value>, Error> {
+    let mut metadata = BTreeMap::new();
     for _ in 0..n_keys {
-        let key = c.name("key")?;
-        c.place = format!("key `{key}`");
-        let kind = c.u32("type")?;
-        let value = c.value(kind)?;
-        if keys.values.insert(key.clone(), value).is_some() {
-            return Err(Fault::key(&key, "occurs twice, expected once"));
+        let key = c.text("a metadata key", MAX_KEY_BYTES)?;
+        let refuse = |problem: &str| Err(Error::key(c.path, &key, problem));
+        if key.is_empty() {
+            return refuse("is empty; the file is damaged");
         }
+        if metadata.contains_key(&key) {
+            return refuse("occurs twice; the file is damaged or was made by a faulty converter");
+        }
+        let value = read_value(c, &key)?;
+        metadata.insert(key, value);
     }
-    let alignment = alignment(&keys)?;
-    c.place = "table of tensors".into();
-    let places = (0..n_tensors).map(|_| parse_place(&mut c)).collect::<Result<Vec<_>, _>>()?;
-    let data = c.position.checked_next_multiple_of(alignment).filter(|&d| d <= bytes.len() || places.is_empty());
-    let data = data.ok_or_else(|| {
-        Fault::new(
-            "table of tensors",
-            format!("ends at byte {} of {}; the file was cut, fetch it again", c.position, bytes.len()),
-        )
-    })?;
-    let tensors = places.iter().map(|p| p.locate(bytes, data, alignment)).collect::<Result<Vec<_>, _>>()?;
-    check_apart(&places)?;
-    Ok(GgufFile { keys, tensors })
+    Ok(metadata)
 }
 
-fn alignment(keys: &Keys) -> Result<usize, Fault> {
+fn read_value(c: &mut Cursor, key: &str) -> Result<Value, Error> {
+    let what = format!("the value of `{}`", shown(key));
+    let what = what.as_str();
+    Ok(match read_kind(c, key, what)? {
+        Kind::U8 => Value::Unsigned(u8::from_le_bytes(c.array(what)?).into()),
+        Kind::U16 => Value::Unsigned(u16::from_le_bytes(c.array(what)?).into()),
+        Kind::U32 => Value::Unsigned(u32::from_le_bytes(c.array(what)?).into()),
+        Kind::U64 => Value::Unsigned(u64::from_le_bytes(c.array(what)?)),
+        Kind::I8 => Value::Signed(i8::from_le_bytes(c.array(what)?).into()),
+        Kind::I16 => Value::Signed(i16::from_le_bytes(c.array(what)?).into()),
+        Kind::I32 => Value::Signed(i32::from_le_bytes(c.array(what)?).into()),
+        Kind::I64 => Value::Signed(i64::from_le_bytes(c.array(what)?)),
+        Kind::F32 => Value::Float(f32::from_le_bytes(c.array(what)?).into()),
+        Kind::F64 => Value::Float(f64::from_le_bytes(c.array(what)?)),
+        Kind::Bool => Value::Bool(read_bool(c, key, what)?),
+        Kind::String => Value::Text(c.text(what, MAX_TEXT_BYTES)?),
+        Kind::Array => Value::Array(read_array(c, key, what)?),
+    })
+}
+
+fn read_kind(c: &mut Cursor, key: &str, what: &str) -> Result<Kind, Error> {
+    let n = c.u32(what)?;
+    let unknown = || Error::key(c.path, key, format!("has value type {n}, expected 0 to 12; the file is damaged"));
+    Kind::from_number(n).ok_or_else(unknown)
+}
+
+fn read_bool(c: &mut Cursor, key: &str, what: &str) -> Result<bool, Error> {
+    match c.array::<1>(what)? {
+        [0] => Ok(false),
+        [1] => Ok(true),
+        [n] => Err(Error::key(c.path, key, format!("is a truth value of {n}, expected 0 or 1; the file is damaged"))),
+    }
+}
+
+fn read_array(c: &mut Cursor, key: &str, what: &str) -> Result<Array, Error> {
+    let kind = read_kind(c, key, what)?;
+    if kind == Kind::Array {
+        return Err(Error::key(
+            c.path,
+            key,
+            "is an array of arrays, which GGUF writers do not make; the file is damaged",
+        ));
+    }
+    let len = c.u64(what)?;
+    let need = len.saturating_mul(kind.least_bytes());
+    if need > c.left() {
+        return Err(c.truncated(what, need));
+    }
+    let start = c.at;
+    if kind == Kind::String {
+        for _ in 0..len {
+            let n = c.u64(what)?;
+            c.take(what, n)?;
+        }
+    } else {
+        c.take(what, need)?;
+    }
+    let bytes = c.bytes.slice(start..c.at).ok_or_else(|| c.truncated(what, need))?;
+    let len = usize::try_from(len).map_err(|_| c.truncated(what, need))?;
+    Ok(Array::new(kind, len, bytes))
+}
+
+fn alignment(path: &Path, metadata: &BTreeMap<String, Value>) -> Result<u64, Error> {
     const KEY: &str = "general.alignment";
-    match keys.integer(KEY)? {
-        None => Ok(DEFAULT_ALIGNMENT),
-        Some(n) if n.is_power_of_two() && n <= 1 << 20 => Ok(n),
-        Some(n) => Err(Fault::key(KEY, format!("is {n}, expected a power of two up to 1048576"))),
+    let Some(value) = metadata.get(KEY) else {
+        return Ok(DEFAULT_ALIGNMENT);
+    };
+    match value {
+        Value::Unsigned(n @ 8..=65536) if n.is_power_of_two() => Ok(*n),
+        other => Err(Error::key(
+            path,
+            KEY,
+            format!("is {}, expected a power of two from 8 to 65536; the file is damaged", other.describe()),
+        )),
     }
 }
 
-/// An entry of the table of tensors.
-struct Place {
-    name: String,
-    kind: GgmlType,
-    rows: usize,
-    cols: usize,
+/// A tensor whose place in the file is not known yet.
+struct Unplaced {
+    tensor: Tensor,
     offset: u64,
-    len: u64,
+    size: u64,
 }
 
-fn parse_place(c: &mut Cursor) -> Result<Place, Fault> {
-    let name = c.name("tensor name")?;
-    c.place = format!("tensor `{name}`");
-    let n_dims = c.u32("number of dimensions")?;
-    if !(1..=4).contains(&n_dims) {
-        return Err(c.fault(format!("{n_dims} dimensions, expected 1 to 4")));
-    }
-    let dims = (0..n_dims).map(|_| c.u64("dimension")).collect::<Result<Vec<_>, _>>()?;
-    let number = c.u32("type")?;
-    let offset = c.u64("offset")?;
-    let kind = GgmlType::from_number(number).ok_or_else(|| {
-        let known: Vec<&str> = GgmlType::ALL.iter().map(|t| t.name()).collect();
-        c.fault(format!("type number {number} is unknown; known are {}", known.join(", "))).unsupported()
-    })?;
-    let limit = 1u64 << 31;
-    if let Some(dim) = dims.iter().find(|d| **d == 0 || **d > limit) {
-        return Err(c.fault(format!("a dimension of {dim}, expected 1 to {limit}")));
-    }
-    let rows = dims[1..].iter().try_fold(1u64, |n, d| n.checked_mul(*d)).filter(|n| *n <= limit);
-    let rows = rows.ok_or_else(|| c.fault(format!("dimensions {dims:?} are too large")))?;
-    let (rows, cols) = (rows as usize, dims[0] as usize);
-    let len = kind.row_bytes(cols).and_then(|n| n.checked_mul(rows)).ok_or_else(|| {
-        c.fault(format!("rows of {cols} columns, expected a multiple of {} for {}", kind.block_len(), kind.name()))
-    })?;
-    Ok(Place { name, kind, rows, cols, offset, len: len as u64 })
-}
-
-impl Place {
-    fn locate(&self, bytes: &Bytes, data: usize, alignment: usize) -> Result<Tensor, Fault> {
-        let Place { offset, len, .. } = *self;
-        if !offset.is_multiple_of(alignment as u64) {
-            return Err(Fault::tensor(&self.name, format!("begins at {offset}, expected a multiple of {alignment}")));
+fn read_tensors(c: &mut Cursor, n_tensors: u64) -> Result<Vec<Unplaced>, Error> {
+    let mut tensors = Vec::new();
+    let mut names = HashSet::new();
+    for _ in 0..n_tensors {
+        let entry = read_tensor(c)?;
+        if !names.insert(entry.tensor.name.clone()) {
+            let problem = "occurs twice; the file is damaged or was made by a faulty converter";
+            return Err(Error::tensor(c.path, &entry.tensor.name, problem));
         }
-        let range = usize::try_from(offset).ok().and_then(|o| {
-            let from = data.checked_add(o)?;
-            Some(from..from.checked_add(usize::try_from(len).ok()?)?)
-        });
-        let found = range.and_then(|range| bytes.slice(range));
-        let found = found.ok_or_else(|| {
-            let have = bytes.len() - data.min(bytes.len());
-            Fault::tensor(
-                &self.name,
-                format!("{len} bytes from {offset} on, the file has {have} of data; it was cut, fetch it again"),
-            )
-        })?;
-        Ok(Tensor { name: self.name.clone(), kind: self.kind, rows: self.rows, cols: self.cols, data: found })
+        tensors.push(entry);
     }
+    Ok(tensors)
 }
 
-/// No two tensors share bytes or a name.
-fn check_apart(places: &[Place]) -> Result<(), Fault> {
-    let mut order: Vec<&Place> = places.iter().collect();
-    order.sort_by_key(|p| p.offset);
-    for pair in order.windows(2) {
-        let end = pair[0].offset.saturating_add(pair[0].len);
-        if end > pair[1].offset {
-            return Err(Fault::tensor(
-                &pair[1].name,
-                format!("begins at {} before `{}` ends at {end}", pair[1].offset, pair[0].name),
+fn read_tensor(c: &mut Cursor) -> Result<Unplaced, Error> {
+    let name = c.text("a tensor's name", MAX_NAME_BYTES)?;
+    let what = format!("the entry of tensor `{}`", shown(&name));
+    let refuse = |problem: String| Error::tensor(c.path, &name, problem);
+    if name.is_empty() {
+        return Err(refuse("has no name; the file is damaged".into()));
+    }
+    let n_dims = c.u32(&what)?;
+    if !(1..=4).contains(&n_dims) {
+        return Err(Error::tensor(
+            c.path,
+            &name,
+            format!("has {n_dims} dimensions, expected 1 to 4; the file is damaged"),
+        ));
+    }
+    let dims = (0..n_dims).map(|_| c.u64(&what)).collect::<Result<Vec<u64>, Error>>()?;
+    let kind = c.u32(&what)?;
+    let offset = c.u64(&what)?;
+    let kind = known_type(kind).map_err(|problem| Error::tensor(c.path, &name, problem))?;
+    let size = byte_size(kind, &dims).map_err(|problem| Error::tensor(c.path, &name, problem))?;
+    let dims = dims.into_iter().map(|d| d as usize).collect();
+    Ok(Unplaced { tensor: Tensor { name, kind, dims, range: 0..0 }, offset, size })
+}
+
+fn known_type(n: u32) -> Result<GgmlType, String> {
+    let supported = || GgmlType::ALL.map(GgmlType::name).join(", ");
+    GgmlType::from_number(n).ok_or_else(|| match name_of(n) {
+        Some(name) => format!(
+            "is stored as {name}, which this program does not read; re-quantize the model to one of {}",
+            supported()
+        ),
+        None => format!("has ggml type {n}, which is not known; known are {}", supported()),
+    })
+}
+
+fn byte_size(kind: GgmlType, dims: &[u64]) -> Result<u64, String> {
+    if let Some(bad) = dims.iter().find(|d| !(1..=MAX_DIM).contains(*d)) {
+        return Err(format!("has shape {dims:?}: {bad} is not from 1 to {MAX_DIM}; the file is damaged"));
+    }
+    let (block, bytes) = (kind.block_len() as u64, kind.block_bytes() as u64);
+    if !dims[0].is_multiple_of(block) {
+        return Err(format!(
+            "has rows of {} values, which are not whole blocks of {block} as {} needs; the file is damaged",
+            dims[0],
+            kind.name()
+        ));
+    }
+    let rows = dims[1..].iter().try_fold(1u64, |n, d| n.checked_mul(*d));
+    rows.and_then(|n| n.checked_mul(dims[0] / block * bytes))
+        .filter(|n| usize::try_from(*n).is_ok())
+        .ok_or_else(|| format!("has shape {dims:?}, whose size does not fit; the file is damaged"))
+}
+
+/// Finds where each tensor lies; refuses what leaves the file or lies on another.
+fn place(entries: &mut [Unplaced], c: &Cursor, alignment: u64) -> Result<(), Error> {
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let file_len = c.bytes.len() as u64;
+    let data = (c.at as u64).next_multiple_of(alignment);
+    for e in entries.iter_mut() {
+        let refuse = |problem| Err(Error::tensor(c.path, &e.tensor.name, problem));
+        if !e.offset.is_multiple_of(alignment) {
+            return refuse(format!(
+                "starts at offset {}, not a multiple of the alignment {alignment}; the file is damaged",
+                e.offset
             ));
         }
-    }
-    order.sort_by(|a, b| a.name.cmp(&b.name));
-    match order.windows(2).find(|pair| pair[0].name == pair[1].name) {
-        Some(pair) => Err(Fault::tensor(&pair[0].name, "occurs twice, expected once")),
-        None => Ok(()),
-    }
-}
-
-impl Keys {
-    /// A whole number that is not negative.
-    pub(crate) fn integer(&self, key: &str) -> Result<Option<usize>, Fault> {
-        match self.values.get(key) {
-            None => Ok(None),
-            Some(Value::Integer(n)) => usize::try_from(*n)
-                .map(Some)
-                .map_err(|_| Fault::key(key, format!("is {n}, expected a number from 0 to {}", usize::MAX))),
-            Some(other) => Err(wrong_type(key, other, "an integer")),
-        }
-    }
-
-    pub(crate) fn float(&self, key: &str) -> Result<Option<f32>, Fault> {
-        match self.values.get(key) {
-            None => Ok(None),
-            Some(Value::Float(x)) => Ok(Some(*x as f32)),
-            Some(Value::Integer(n)) => Ok(Some(*n as f32)),
-            Some(other) => Err(wrong_type(key, other, "a number")),
-        }
-    }
-
-    pub(crate) fn bool(&self, key: &str) -> Result<Option<bool>, Fault> {
-        match self.values.get(key) {
-            None => Ok(None),
-            Some(Value::Bool(b)) => Ok(Some(*b)),
-            Some(other) => Err(wrong_type(key, other, "a truth value")),
-        }
-    }
-
-    pub(crate) fn text(&self, key: &str) -> Result<Option<&str>, Fault> {
-        match self.values.get(key) {
-            None => Ok(None),
-            Some(Value::Text(text)) => Ok(Some(text)),
-            Some(other) => Err(wrong_type(key, other, "text")),
-        }
-    }
-
-    pub(crate) fn texts(&self, key: &str) -> Result<Option<Vec<String>>, Fault> {
-        self.array(key, "texts", |kind| kind == STRING, |c, _| c.string("element"))
-    }
-
-    pub(crate) fn floats(&self, key: &str) -> Result<Option<Vec<f32>>, Fault> {
-        self.array(key, "numbers", is_number, |c, kind| match c.scalar(kind)? {
-            Value::Float(x) => Ok(x as f32),
-            Value::Integer(n) => Ok(n as f32),
-            other => Err(wrong_type(key, &other, "numbers")),
-        })
-    }
-
-    pub(crate) fn integers(&self, key: &str) -> Result<Option<Vec<i64>>, Fault> {
-        self.array(key, "integers", is_number, |c, kind| match c.scalar(kind)? {
-            Value::Integer(n) => {
-                i64::try_from(n).map_err(|_| Fault::key(key, format!("has the element {n}, expected a smaller one")))
-            }
-            other => Err(wrong_type(key, &other, "integers")),
-        })
-    }
-
-    pub(crate) fn is_array(&self, key: &str) -> bool {
-        matches!(self.values.get(key), Some(Value::Array { .. }))
-    }
-
-    fn array<T>(
-        &self,
-        key: &str,
-        what: &str,
-        fits: impl Fn(u32) -> bool,
-        element: impl Fn(&mut Cursor, u32) -> Result<T, Fault>,
-    ) -> Result<Option<Vec<T>>, Fault> {
-        match self.values.get(key) {
-            None => Ok(None),
-            Some(Value::Array { kind, len, bytes }) if fits(*kind) => {
-                let mut c = Cursor { place: format!("key `{key}`"), bytes, position: 0 };
-                (0..*len).map(|_| element(&mut c, *kind)).collect::<Result<_, _>>().map(Some)
-            }
-            Some(other) => Err(wrong_type(key, other, &format!("an array of {what}"))),
-        }
-    }
-}
-
-fn wrong_type(key: &str, found: &Value, expected: &str) -> Fault {
-    let found = match found {
-        Value::Integer(_) => "an integer".to_owned(),
-        Value::Float(_) => "a number".to_owned(),
-        Value::Bool(_) => "a truth value".to_owned(),
-        Value::Text(_) => "text".to_owned(),
-        Value::Array { kind, .. } => format!("an array of type {kind}"),
-    };
-    Fault::key(key, format!("is {found}, expected {expected}"))
-}
-
-const STRING: u32 = 8;
-const ARRAY: u32 = 9;
-
-fn is_number(kind: u32) -> bool {
-    kind <= 12 && !matches!(kind, 7 | STRING | ARRAY)
-}
-
-/// Bytes of a value whose size does not depend on its content.
-fn fixed_size(kind: u32) -> Option<usize> {
-    match kind {
-        0 | 1 | 7 => Some(1),
-        2 | 3 => Some(2),
-        4..=6 => Some(4),
-        10..=12 => Some(8),
-        _ => None,
-    }
-}
-
-struct Cursor<'a> {
-    place: String,
-    bytes: &'a Bytes,
-    position: usize,
-}
-
-impl Cursor<'_> {
-    fn take(&mut self, what: &str, len: usize) -> Result<Range<usize>, Fault> {
-        let left = self.bytes.len() - self.position;
-        if len > left {
-            return Err(
-                self.fault(format!("{what} needs {len} bytes, {left} are left; the file was cut or is damaged"))
-            );
-        }
-        let from = self.position;
-        self.position += len;
-        Ok(from..self.position)
-    }
-
-    fn number<const N: usize>(&mut self, what: &str) -> Result<[u8; N], Fault> {
-        let range = self.take(what, N)?;
-        let mut out = [0; N];
-        out.copy_from_slice(&self.bytes[range]);
-        Ok(out)
-    }
-
-    fn u32(&mut self, what: &str) -> Result<u32, Fault> {
-        self.number(what).map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self, what: &str) -> Result<u64, Fault> {
-        self.number(what).map(u64::from_le_bytes)
-    }
-
-    /// Refuses to believe a count of things that cannot all be there.
-    fn check_count(&self, what: &str, n: u64, each: usize) -> Result<usize, Fault> {
-        let left = self.bytes.len() - self.position;
-        match usize::try_from(n).ok().filter(|n| *n <= left / each) {
-            Some(n) => Ok(n),
-            None => Err(self.fault(format!("{n} {what} of at least {each} bytes, but {left} bytes are left"))),
-        }
-    }
-
-    fn string(&mut self, what: &str) -> Result<String, Fault> {
-        let len = self.u64(what)?;
-        let len = self.check_count("bytes of text", len, 1)?;
-        let range = self.take(what, len)?;
-        match std::str::from_utf8(&self.bytes[range]) {
-            Ok(text) => Ok(text.to_owned()),
-            Err(e) => Err(self.fault(format!("{what} is not UTF-8 from byte {} on", e.valid_up_to()))),
-        }
-    }
-
-    fn name(&mut self, what: &str) -> Result<String, Fault> {
-        let name = self.string(what)?;
-        match name.len() {
-            1..=MAX_NAME => Ok(name),
-            len => Err(self.fault(format!("{what} of {len} bytes, expected 1 to {MAX_NAME}"))),
-        }
-    }
-
-    fn value(&mut self, kind: u32) -> Result<Value, Fault> {
-        match kind {
-            STRING => self.string("text").map(Value::Text),
-            ARRAY => self.array(),
-            _ => self.scalar(kind),
-        }
-    }
-
-    fn scalar(&mut self, kind: u32) -> Result<Value, Fault> {
-        let what = "value";
-        Ok(match kind {
-            0 => Value::Integer(u8::from_le_bytes(self.number(what)?).into()),
-            1 => Value::Integer(i8::from_le_bytes(self.number(what)?).into()),
-            2 => Value::Integer(u16::from_le_bytes(self.number(what)?).into()),
-            3 => Value::Integer(i16::from_le_bytes(self.number(what)?).into()),
-            4 => Value::Integer(self.u32(what)?.into()),
-            5 => Value::Integer(i32::from_le_bytes(self.number(what)?).into()),
-            6 => Value::Float(f32::from_le_bytes(self.number(what)?).into()),
-            7 => match self.number(what)? {
-                [b @ 0..=1] => Value::Bool(b == 1),
-                [other] => return Err(self.fault(format!("truth value {other}, expected 0 or 1"))),
-            },
-            10 => Value::Integer(self.u64(what)?.into()),
-            11 => Value::Integer(i64::from_le_bytes(self.number(what)?).into()),
-            12 => Value::Float(f64::from_le_bytes(self.number(what)?)),
-            other => return Err(self.fault(format!("value type {other}, expected 0 to 12"))),
-        })
-    }
-
-    fn array(&mut self) -> Result<Value, Fault> {
-        let kind = self.u32("element type")?;
-        let n = self.u64("array length")?;
-        let from = self.position;
-        let len = match fixed_size(kind) {
-            Some(size) => {
-                let len = self.check_count("elements", n, size)?;
-                self.take("array", len * size)?;
-                len
-            }
-            None if kind == STRING => {
-                let len = self.check_count("texts", n, 8)?;
-                for _ in 0..len {
-                    let bytes = self.u64("element")?;
-                    let bytes = self.check_count("bytes of text", bytes, 1)?;
-                    self.take("element", bytes)?;
-                }
-                len
-            }
-            None => return Err(self.fault(format!("array of elements of type {kind}, expected 0 to 8 or 10 to 12"))),
+        let start = data.checked_add(e.offset).filter(|start| *start <= file_len);
+        let end = start.and_then(|start| start.checked_add(e.size)).filter(|end| *end <= file_len);
+        let (Some(start), Some(end)) = (start, end) else {
+            return refuse(format!(
+                "needs {} bytes at offset {} of the data, which has {}; the file is cut short: download it again",
+                e.size,
+                e.offset,
+                file_len.saturating_sub(data)
+            ));
         };
-        let bytes = self.bytes.slice(from..self.position).ok_or_else(|| self.fault("array leaves the file"))?;
-        Ok(Value::Array { kind, len, bytes })
+        e.tensor.range = start as usize..end as usize;
+    }
+    refuse_overlap(entries, c.path)
+}
+
+fn refuse_overlap(entries: &[Unplaced], path: &Path) -> Result<(), Error> {
+    let mut sorted: Vec<&Tensor> = entries.iter().map(|e| &e.tensor).collect();
+    sorted.sort_by_key(|t| t.range.start);
+    for pair in sorted.windows(2) {
+        if pair[1].range.start < pair[0].range.end {
+            let problem = format!(
+                "starts at byte {}, inside tensor `{}`, which ends at {}; the file is damaged",
+                pair[1].range.start,
+                shown(&pair[0].name),
+                pair[0].range.end
+            );
+            return Err(Error::tensor(path, &pair[1].name, problem));
+        }
+    }
+    Ok(())
+}
+
+/// A place in the file from which values are taken one after another.
+struct Cursor<'a> {
+    path: &'a Path,
+    bytes: &'a Bytes,
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    fn left(&self) -> u64 {
+        (self.bytes.len() - self.at) as u64
     }
 
-    fn fault(&self, problem: impl Into<String>) -> Fault {
-        Fault::new(self.place.clone(), problem)
+    fn take(&mut self, what: &str, n: u64) -> Result<&'a [u8], Error> {
+        if n > self.left() {
+            return Err(self.truncated(what, n));
+        }
+        let start = self.at;
+        self.at += n as usize;
+        Ok(&self.bytes[start..self.at])
+    }
+
+    fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N], Error> {
+        let bytes = self.take(what, N as u64)?;
+        bytes.try_into().map_err(|_| self.truncated(what, N as u64))
+    }
+
+    fn u32(&mut self, what: &str) -> Result<u32, Error> {
+        self.array(what).map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self, what: &str) -> Result<u64, Error> {
+        self.array(what).map(u64::from_le_bytes)
+    }
+
+    /// A number of things that take at least `least` bytes each, all of which must still come.
+    fn count(&mut self, field: &'static str, most: u64, least: u64) -> Result<u64, Error> {
+        let value = self.u64(field)?;
+        let most = most.min(self.left() / least);
+        if value > most {
+            let expected = format!("at most {most} in a file of {} bytes", self.bytes.len());
+            return Err(Error::Header { path: self.path.to_owned(), field, value, expected });
+        }
+        Ok(value)
+    }
+
+    fn text(&mut self, what: &str, most: u64) -> Result<String, Error> {
+        let (path, at) = (self.path, self.at as u64);
+        let refuse = |problem| Err(Error::Text { path: path.to_owned(), what: what.to_owned(), at, problem });
+        let len = self.u64(what)?;
+        if len > self.left() {
+            return Err(self.truncated(what, len));
+        }
+        if len > most {
+            return refuse(format!("has {len} bytes, expected at most {most}"));
+        }
+        match std::str::from_utf8(self.take(what, len)?) {
+            Ok(text) => Ok(text.to_owned()),
+            Err(_) => refuse("is not UTF-8".to_owned()),
+        }
+    }
+
+    fn truncated(&self, what: &str, need: u64) -> Error {
+        Error::Truncated {
+            path: self.path.to_owned(),
+            what: what.to_owned(),
+            at: self.at as u64,
+            need,
+            left: self.left(),
+        }
     }
 }

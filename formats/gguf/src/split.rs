@@ -1,79 +1,118 @@
-//! Models in several files, `NAME-00001-of-0000N.gguf`: keys from the first, tensors from all.
+//! Models split over several files, `name-00001-of-0000N.gguf`, as llama.cpp's gguf-split writes them.
+//!
+//! The first file is given and has the metadata; the others are found beside it by name and must say that
+//! they belong: same count, their own number, and as many tensors together as the first one promises.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Fault};
-use crate::reader::{GgufFile, Keys, Tensor};
+use crate::error::Error;
+use crate::reader::GgufFile;
 
-const COUNT: &str = "split.count";
 const NUMBER: &str = "split.no";
-const TOTAL: &str = "split.tensors.count";
-const MAX_FILES: usize = 1000;
+const COUNT: &str = "split.count";
+const TENSORS: &str = "split.tensors.count";
+/// Far above any real model; bounds how many files are opened.
+const MAX_SHARDS: u64 = 4096;
 
-/// All files of a model together.
-pub(crate) struct Whole {
-    pub(crate) paths: Vec<PathBuf>,
-    pub(crate) keys: Keys,
-    pub(crate) tensors: Vec<Tensor>,
-}
-
-pub(crate) fn open(path: &Path) -> Result<Whole, Error> {
+/// The file at `path`, and the other shards if it is the first of several.
+pub(crate) fn open_all(path: &Path) -> Result<Vec<GgufFile>, Error> {
     let first = GgufFile::open(path)?;
-    let at = |f: Fault| f.at(path);
-    let count = first.keys.integer(COUNT).map_err(at)?.unwrap_or(1);
-    if count > MAX_FILES {
-        return Err(at(Fault::key(COUNT, format!("is {count}, expected at most {MAX_FILES}"))));
-    }
+    let count = number(&first, COUNT)?.unwrap_or(1);
     if count <= 1 {
-        return Ok(Whole { paths: vec![path.to_owned()], keys: first.keys, tensors: first.tensors });
+        return Ok(vec![first]);
     }
-    let number = first.keys.integer(NUMBER).map_err(at)?.unwrap_or(0);
-    let stem = stem(path, number, count).map_err(at)?;
-    if number != 0 {
-        let name = shard_name(&stem, 0, count);
-        return Err(at(Fault::key(NUMBER, format!("is {number}: not the first file; give {name}"))));
+    if count > MAX_SHARDS {
+        return Err(Error::key(path, COUNT, format!("is {count}, expected at most {MAX_SHARDS}; the file is damaged")));
     }
-    let mut whole = Whole { paths: vec![path.to_owned()], keys: first.keys, tensors: first.tensors };
+    let names = ShardNames::parse(path, count)?;
+    if number(&first, NUMBER)? != Some(0) {
+        return Err(split_error(path, format!("is not the first of {count} files; open {}", names.path(1).display())));
+    }
+    let mut shards = vec![first];
     for i in 1..count {
-        let next = path.with_file_name(shard_name(&stem, i, count));
-        let shard = GgufFile::open(&next)?;
-        check_shard(&shard, i, count).map_err(|f| f.at(&next))?;
-        whole.tensors.extend(shard.tensors);
-        whole.paths.push(next);
+        shards.push(open_part(&names.path(i + 1), i, count)?);
     }
-    check_total(&whole).map_err(at)?;
-    Ok(whole)
+    check_together(&shards)?;
+    Ok(shards)
 }
 
-/// The part of the name before `-00001-of-00003.gguf`, which must say what the keys say.
-fn stem(path: &Path, number: usize, count: usize) -> Result<String, Fault> {
-    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let suffix = shard_name("", number, count);
-    match name.strip_suffix(&suffix) {
-        Some(stem) => Ok(stem.to_owned()),
-        None => Err(Fault::key(
-            COUNT,
-            format!("is {count}, so the file's name should end in {suffix}; name the files as they were"),
-        )),
+fn open_part(path: &Path, i: u64, count: u64) -> Result<GgufFile, Error> {
+    if !path.exists() {
+        let problem = format!("is missing: it is part {} of the {count} files of this model; fetch it too", i + 1);
+        return Err(split_error(path, problem));
     }
-}
-
-fn shard_name(stem: &str, number: usize, count: usize) -> String {
-    format!("{stem}-{:05}-of-{count:05}.gguf", number + 1)
-}
-
-fn check_shard(shard: &GgufFile, number: usize, count: usize) -> Result<(), Fault> {
-    let said = (shard.keys.integer(NUMBER)?, shard.keys.integer(COUNT)?);
-    match said {
-        (Some(n), Some(c)) if (n, c) == (number, count) => Ok(()),
-        (n, c) => Err(Fault::key(NUMBER, format!("says file {n:?} of {c:?}, expected {number} of {count}"))),
+    let shard = GgufFile::open(path)?;
+    for (key, expected) in [(NUMBER, i), (COUNT, count)] {
+        match number(&shard, key)? {
+            Some(n) if n == expected => {}
+            found => {
+                let found = found.map_or("missing".to_owned(), |n| n.to_string());
+                let problem = format!("is {found}, expected {expected}; this file is not of the same model");
+                return Err(Error::key(path, key, problem));
+            }
+        }
     }
+    Ok(shard)
 }
 
-fn check_total(whole: &Whole) -> Result<(), Fault> {
-    let have = whole.tensors.len();
-    match whole.keys.integer(TOTAL)? {
-        Some(n) if n != have => Err(Fault::key(TOTAL, format!("is {n}, the files have {have} tensors"))),
-        _ => Ok(()),
+fn check_together(shards: &[GgufFile]) -> Result<(), Error> {
+    let have: u64 = shards.iter().map(|s| s.tensors().len() as u64).sum();
+    if let Some(promised) = number(&shards[0], TENSORS)?.filter(|n| *n != have) {
+        let problem = format!("is {promised}, but the files hold {have} tensors; fetch all of them again");
+        return Err(Error::key(shards[0].path(), TENSORS, problem));
+    }
+    let mut names = HashSet::new();
+    for shard in shards {
+        if let Some(twice) = shard.tensors().iter().find(|t| !names.insert(&t.name)) {
+            return Err(Error::tensor(
+                shard.path(),
+                &twice.name,
+                "is in an earlier file too; the files do not belong together",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn number(file: &GgufFile, key: &str) -> Result<Option<u64>, Error> {
+    let Some(value) = file.metadata().get(key) else {
+        return Ok(None);
+    };
+    let wrong = || Error::key(file.path(), key, format!("is {}, expected a number from 0 up", value.describe()));
+    value.as_u64().map(Some).ok_or_else(wrong)
+}
+
+fn split_error(path: &Path, problem: String) -> Error {
+    Error::Split { path: path.to_owned(), problem }
+}
+
+/// What the names of a split model's files have in common.
+struct ShardNames {
+    folder: PathBuf,
+    prefix: String,
+    count: u64,
+}
+
+impl ShardNames {
+    fn parse(path: &Path, count: u64) -> Result<Self, Error> {
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        let tail = format!("-of-{count:05}.gguf");
+        let prefix = name.strip_suffix(&tail).and_then(|stem| {
+            let (prefix, digits) = stem.split_at_checked(stem.len().checked_sub(6)?)?;
+            let digits = digits.strip_prefix('-')?;
+            digits.bytes().all(|b| b.is_ascii_digit()).then_some(prefix)
+        });
+        let Some(prefix) = prefix else {
+            let problem = format!("is part of a model in {count} files and must keep its name, NAME-00001{tail}");
+            return Err(split_error(path, problem));
+        };
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        Ok(ShardNames { folder, prefix: prefix.to_owned(), count })
+    }
+
+    /// The file of shard `n`, from 1.
+    fn path(&self, n: u64) -> PathBuf {
+        self.folder.join(format!("{}-{n:05}-of-{:05}.gguf", self.prefix, self.count))
     }
 }

@@ -1,130 +1,172 @@
-//! Writes small GGUF files: for tests, and to give other engines exactly the weights that we run.
+//! Writes small GGUF version 3 files of dense tensors: for tests and for making models from nothing.
+//!
+//! The whole file is built in memory; this is no converter.
+
+use std::path::Path;
 
 use half::f16;
 
-use crate::quants::GgmlType;
+use crate::ggml_type::GgmlType;
+use crate::metadata::Kind;
 
-/// A GGUF file being put together in memory.
+/// A GGUF file being built.
 #[derive(Clone, Debug)]
 pub struct GgufWriter {
-    n_keys: u64,
-    keys: Vec<u8>,
-    n_tensors: u64,
-    table: Vec<u8>,
-    data: Vec<u8>,
     alignment: usize,
-}
-
-/// A value of a key.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Value<'a> {
-    /// A 32-bit unsigned integer.
-    U32(u32),
-    /// A single.
-    F32(f32),
-    /// A truth value.
-    Bool(bool),
-    /// Text.
-    Text(&'a str),
-    /// An array of text.
-    Texts(Vec<&'a str>),
-    /// An array of singles.
-    F32s(&'a [f32]),
-    /// An array of 32-bit integers.
-    I32s(&'a [i32]),
+    n_keys: u64,
+    metadata: Vec<u8>,
+    tensors: Vec<(String, Vec<u64>, GgmlType, Vec<u8>)>,
 }
 
 impl Default for GgufWriter {
     fn default() -> Self {
-        GgufWriter { n_keys: 0, keys: Vec::new(), n_tensors: 0, table: Vec::new(), data: Vec::new(), alignment: 32 }
+        Self::new()
     }
 }
 
 impl GgufWriter {
-    /// Appends a key.
-    pub fn key(&mut self, key: &str, value: &Value) -> &mut Self {
-        self.n_keys += 1;
-        push_text(&mut self.keys, key);
-        let out = &mut self.keys;
-        let mut array = |kind: u32, len: usize| {
-            out.extend(9u32.to_le_bytes());
-            out.extend(kind.to_le_bytes());
-            out.extend((len as u64).to_le_bytes());
-        };
-        match value {
-            Value::Texts(all) => array(8, all.len()),
-            Value::F32s(all) => array(6, all.len()),
-            Value::I32s(all) => array(5, all.len()),
-            Value::U32(_) => out.extend(4u32.to_le_bytes()),
-            Value::F32(_) => out.extend(6u32.to_le_bytes()),
-            Value::Bool(_) => out.extend(7u32.to_le_bytes()),
-            Value::Text(_) => out.extend(8u32.to_le_bytes()),
+    /// A file with no keys and no tensors.
+    pub fn new() -> Self {
+        GgufWriter { alignment: 32, n_keys: 0, metadata: Vec::new(), tensors: Vec::new() }
+    }
+
+    /// Aligns tensors to `n` bytes and says so in the metadata.
+    pub fn alignment(&mut self, n: u32) -> &mut Self {
+        self.alignment = n as usize;
+        self.u32("general.alignment", n)
+    }
+
+    /// Adds a number.
+    pub fn u32(&mut self, key: &str, value: u32) -> &mut Self {
+        self.value(key, Kind::U32, &value.to_le_bytes())
+    }
+
+    /// Adds a number of 16 bits, as split files have.
+    pub fn u16(&mut self, key: &str, value: u16) -> &mut Self {
+        self.value(key, Kind::U16, &value.to_le_bytes())
+    }
+
+    /// Adds a signed number.
+    pub fn i32(&mut self, key: &str, value: i32) -> &mut Self {
+        self.value(key, Kind::I32, &value.to_le_bytes())
+    }
+
+    /// Adds a float.
+    pub fn f32(&mut self, key: &str, value: f32) -> &mut Self {
+        self.value(key, Kind::F32, &value.to_le_bytes())
+    }
+
+    /// Adds a truth value.
+    pub fn bool(&mut self, key: &str, value: bool) -> &mut Self {
+        self.value(key, Kind::Bool, &[value.into()])
+    }
+
+    /// Adds text.
+    pub fn text(&mut self, key: &str, value: &str) -> &mut Self {
+        self.value(key, Kind::String, &text(value))
+    }
+
+    /// Adds an array of texts.
+    pub fn texts<S: AsRef<str>>(&mut self, key: &str, values: &[S]) -> &mut Self {
+        let bytes: Vec<u8> = values.iter().flat_map(|v| text(v.as_ref())).collect();
+        self.array(key, Kind::String, values.len(), &bytes)
+    }
+
+    /// Adds an array of floats.
+    pub fn floats(&mut self, key: &str, values: &[f32]) -> &mut Self {
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.array(key, Kind::F32, values.len(), &bytes)
+    }
+
+    /// Adds an array of signed numbers.
+    pub fn integers(&mut self, key: &str, values: &[i32]) -> &mut Self {
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.array(key, Kind::I32, values.len(), &bytes)
+    }
+
+    /// Adds a tensor of `dims`, the fastest first, stored as F32, F16, Q8_0 or Q4_0; `None` for another type, a
+    /// wrong number of values, or rows that are not whole blocks.
+    pub fn tensor(&mut self, name: &str, dims: &[usize], kind: GgmlType, values: &[f32]) -> Option<&mut Self> {
+        kind.row_bytes(*dims.first()?)?;
+        if dims.iter().product::<usize>() != values.len() {
+            return None;
         }
-        match value {
-            Value::U32(n) => out.extend(n.to_le_bytes()),
-            Value::F32(x) => out.extend(x.to_le_bytes()),
-            Value::Bool(b) => out.push(u8::from(*b)),
-            Value::Text(text) => push_text(out, text),
-            Value::Texts(all) => all.iter().for_each(|t| push_text(out, t)),
-            Value::F32s(all) => all.iter().for_each(|x| out.extend(x.to_le_bytes())),
-            Value::I32s(all) => all.iter().for_each(|n| out.extend(n.to_le_bytes())),
-        }
-        self
+        let bytes = encode(kind, values)?;
+        self.tensors.push((name.to_owned(), dims.iter().map(|d| *d as u64).collect(), kind, bytes));
+        Some(self)
     }
 
-    /// Appends a tensor of `dims` (columns first) whose bytes are already in ggml's form.
-    pub fn tensor_bytes(&mut self, name: &str, dims: &[u64], kind: GgmlType, bytes: &[u8]) -> &mut Self {
-        self.data.resize(self.data.len().next_multiple_of(self.alignment), 0);
-        self.n_tensors += 1;
-        push_text(&mut self.table, name);
-        self.table.extend((dims.len() as u32).to_le_bytes());
-        dims.iter().for_each(|d| self.table.extend(d.to_le_bytes()));
-        self.table.extend((kind as u32).to_le_bytes());
-        self.table.extend((self.data.len() as u64).to_le_bytes());
-        self.data.extend(bytes);
-        self
-    }
-
-    /// Appends a tensor of f32 values (`rows x cols`; one row makes a vector) as F32, F16, or Q8_0.
-    ///
-    /// # Panics
-    /// On another type, or if `cols` is not whole blocks: this is for callers that know their tensors.
-    pub fn tensor(&mut self, name: &str, rows: usize, cols: usize, kind: GgmlType, values: &[f32]) -> &mut Self {
-        assert_eq!(values.len(), rows * cols, "{name}");
-        let dims = if rows == 1 { vec![cols as u64] } else { vec![cols as u64, rows as u64] };
-        let bytes: Vec<u8> = match kind {
-            GgmlType::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-            GgmlType::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
-            GgmlType::Q8_0 => {
-                assert!(cols.is_multiple_of(32), "{name}: {cols} columns");
-                values.as_chunks::<32>().0.iter().flat_map(q8_0).collect()
-            }
-            other => panic!("{name}: cannot write {}", other.name()),
-        };
-        self.tensor_bytes(name, &dims, kind, &bytes)
-    }
-
-    /// The finished file, version 3.
-    pub fn finish(&self) -> Vec<u8> {
-        let mut out = b"GGUF".to_vec();
-        out.extend(3u32.to_le_bytes());
-        out.extend(self.n_tensors.to_le_bytes());
+    /// The file.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = b"GGUF\x03\0\0\0".to_vec();
+        out.extend((self.tensors.len() as u64).to_le_bytes());
         out.extend(self.n_keys.to_le_bytes());
-        out.extend(&self.keys);
-        out.extend(&self.table);
+        out.extend(&self.metadata);
+        let mut offset = 0;
+        for (name, dims, kind, bytes) in &self.tensors {
+            out.extend(text(name));
+            out.extend((dims.len() as u32).to_le_bytes());
+            dims.iter().for_each(|d| out.extend(d.to_le_bytes()));
+            out.extend((*kind as u32).to_le_bytes());
+            out.extend((offset as u64).to_le_bytes());
+            offset += bytes.len().next_multiple_of(self.alignment);
+        }
+        for (.., bytes) in &self.tensors {
+            out.resize(out.len().next_multiple_of(self.alignment), 0);
+            out.extend(bytes);
+        }
         out.resize(out.len().next_multiple_of(self.alignment), 0);
-        out.extend(&self.data);
         out
+    }
+
+    /// Writes the file to `path`.
+    pub fn write(&self, path: &Path) -> std::io::Result<()> {
+        std::fs::write(path, self.to_bytes())
+    }
+
+    fn array(&mut self, key: &str, kind: Kind, len: usize, bytes: &[u8]) -> &mut Self {
+        let mut value = (kind as u32).to_le_bytes().to_vec();
+        value.extend((len as u64).to_le_bytes());
+        value.extend(bytes);
+        self.value(key, Kind::Array, &value)
+    }
+
+    fn value(&mut self, key: &str, kind: Kind, bytes: &[u8]) -> &mut Self {
+        self.n_keys += 1;
+        self.metadata.extend(text(key));
+        self.metadata.extend((kind as u32).to_le_bytes());
+        self.metadata.extend(bytes);
+        self
     }
 }
 
-fn push_text(out: &mut Vec<u8>, text: &str) {
-    out.extend((text.len() as u64).to_le_bytes());
-    out.extend(text.as_bytes());
+fn text(s: &str) -> Vec<u8> {
+    [&(s.len() as u64).to_le_bytes()[..], s.as_bytes()].concat()
+}
+
+fn encode(kind: GgmlType, values: &[f32]) -> Option<Vec<u8>> {
+    Some(match kind {
+        GgmlType::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        GgmlType::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
+        GgmlType::Q8_0 => values.as_chunks().0.iter().flat_map(q8_0).collect(),
+        GgmlType::Q4_0 => values.as_chunks().0.iter().flat_map(q4_0).collect(),
+        _ => return None,
+    })
 }
 
 fn q8_0(block: &[f32; 32]) -> Vec<u8> {
-    let (scale, codes) = spm::encode::q8_block(block);
-    scale.to_le_bytes().into_iter().chain(codes.map(|c| c as u8)).collect()
+    let d = block.iter().fold(0.0f32, |m, v| m.max(v.abs())) / 127.0;
+    let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+    let mut out = f16::from_f32(d).to_le_bytes().to_vec();
+    out.extend(block.iter().map(|v| (v * inverse).round() as i8 as u8));
+    out
+}
+
+fn q4_0(block: &[f32; 32]) -> Vec<u8> {
+    let d = block.iter().fold(0.0f32, |m, &v| if v.abs() > m.abs() { v } else { m }) / -8.0;
+    let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+    let code = |v: f32| (v * inverse + 8.5).clamp(0.0, 15.0) as u8;
+    let mut out = f16::from_f32(d).to_le_bytes().to_vec();
+    out.extend((0..16).map(|j| code(block[j]) | code(block[j + 16]) << 4));
+    out
 }

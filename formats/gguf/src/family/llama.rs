@@ -1,9 +1,16 @@
-//! Llama 1 to 3, SmolLM, and what shares their layers (TinyLlama, StarCoder-like Llamas, DeepSeek-Coder 1).
+//! Llama 2 and 3, SmolLM2, DeepSeek-Coder, CodeLlama, Mistral: everything llama.cpp calls `llama`.
 //!
-//! GGUF converters permute the query and key rows of these models so that rotary pairs are neighbours.
+//! The converter has permuted the rows of the query and key projections for interleaved rotation.
 
-use spm::RopeLayout;
+use spm::{Config, RopeLayout};
 
-use super::{Bias, Family};
+use super::{Family, Source, decoder};
+use crate::error::Error;
 
-pub(super) const FAMILY: Family = Family { name: "llama", rope: RopeLayout::Interleaved, qkv_bias: Bias::IfPresent };
+pub(super) const FAMILY: Family = Family { architecture: "llama", config };
+
+fn config(source: &Source) -> Result<Config, Error> {
+    let mut config = decoder(source, RopeLayout::Interleaved)?;
+    config.qkv_bias = source.tensor("blk.0.attn_q.bias").is_some();
+    Ok(config)
+}

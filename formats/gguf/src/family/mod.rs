@@ -1,197 +1,169 @@
-//! Model families: how the keys of a GGUF file become a [`Config`]. One file a family, and its entry here.
+//! Model families: one file each that fills [`Config`] from a GGUF file, and one entry in [`FAMILIES`].
+//!
+//! What several families share is here; what only the arithmetic of scaling concerns is in `rope`.
+//! A file that asks for anything the decoder does not do is refused, never run approximately.
 
 mod llama;
 mod qwen2;
+mod rope;
 
-use spm::{Config, Rope, RopeLayout};
+use spm::{Config, RopeLayout};
 
-use crate::error::Fault;
-use crate::reader::{Keys, Tensor};
+use crate::dequant::expand;
+use crate::error::Error;
+use crate::keys::Keys;
+use crate::metadata::Value;
+use crate::reader::{GgufFile, Tensor};
 
-/// What differs between families of plain decoders.
-pub(crate) struct Family {
-    /// The value of `general.architecture`, and the prefix of the keys.
-    pub(crate) name: &'static str,
-    pub(crate) rope: RopeLayout,
-    /// Query, key and value projections have biases: always, or if the file has them.
-    pub(crate) qkv_bias: Bias,
-}
-
-#[derive(PartialEq)]
-pub(crate) enum Bias {
-    Always,
-    IfPresent,
+/// A way to fill [`Config`], by the name in `general.architecture`.
+struct Family {
+    architecture: &'static str,
+    config: fn(&Source) -> Result<Config, Error>,
 }
 
 const FAMILIES: &[Family] = &[llama::FAMILY, qwen2::FAMILY];
 
-/// Resolves the shape of the model.
-pub(crate) fn config(keys: &Keys, tensors: &[Tensor]) -> Result<Config, Fault> {
+/// The resolved shape of the model in `shards`.
+pub(crate) fn resolve(shards: &[GgufFile]) -> Result<Config, Error> {
     const KEY: &str = "general.architecture";
-    let name = keys.text(KEY)?.ok_or_else(|| Fault::key(KEY, "is missing; convert the model again"))?;
-    let family = FAMILIES.iter().find(|f| f.name == name).ok_or_else(|| {
-        let known: Vec<&str> = FAMILIES.iter().map(|f| f.name).collect();
-        Fault::key(KEY, format!("is `{name}`; known are {}", known.join(", "))).unsupported()
-    })?;
-    let config = Reader { keys, tensors, family }.config()?;
-    match config.validate() {
-        Ok(()) => Ok(config),
-        Err(spm::Error::Config { key, value, expected }) => {
-            Err(Fault::new(format!("model shape, `{key}`"), format!("is {value}, expected {expected}")))
-        }
-        Err(other) => Err(Fault::new("model shape", other.to_string())),
-    }
+    let keys = Keys::of(&shards[0]);
+    let architecture = keys.text(KEY)?.ok_or_else(|| keys.missing(KEY))?;
+    let Some(family) = FAMILIES.iter().find(|f| f.architecture == architecture) else {
+        let known = FAMILIES.iter().map(|f| f.architecture).collect::<Vec<_>>().join(", ");
+        let architecture = crate::error::shown(architecture);
+        return Err(Error::Architecture { path: keys.path().to_owned(), architecture, known });
+    };
+    let config = (family.config)(&Source { shards, keys, architecture })?;
+    config.validate().map_err(|source| Error::Shape { path: keys.path().to_owned(), source })?;
+    Ok(config)
 }
 
-struct Reader<'a> {
-    keys: &'a Keys,
-    tensors: &'a [Tensor],
-    family: &'a Family,
+/// Whether a tensor that [`Config::tensors`] does not list is no part of the arithmetic, or already in the config.
+pub(crate) fn is_extra(name: &str) -> bool {
+    name == rope::FACTORS || name.ends_with(".attn_rot_embd")
 }
 
-impl Reader<'_> {
-    fn config(&self) -> Result<Config, Fault> {
-        self.refuse_experts()?;
-        let n_heads = self.same_in_all_layers("attention.head_count")?;
-        let n_heads = n_heads.ok_or_else(|| self.missing("attention.head_count"))?;
-        let dim = self.needed("embedding_length")?;
-        let mut c = Config::new(
-            self.needed("block_count")?,
-            dim,
-            self.same_in_all_layers("feed_forward_length")?.ok_or_else(|| self.missing("feed_forward_length"))?,
-            n_heads,
-            self.same_in_all_layers("attention.head_count_kv")?.unwrap_or(n_heads),
-        );
-        c.head_dim = self.head_dim(dim, n_heads)?;
-        c.vocab_size = self.tensor("token_embd.weight").map_or(0, |t| t.rows);
-        c.context_len = self.needed("context_length")?;
-        let eps = "attention.layer_norm_rms_epsilon";
-        c.norm_eps = self.float(eps)?.ok_or_else(|| self.missing(eps))?;
-        c.tied_head = self.tensor("output.weight").is_none();
-        c.qkv_bias = self.family.qkv_bias == Bias::Always || self.tensor("blk.0.attn_q.bias").is_some();
-        c.rope = self.rope(c.head_dim)?;
-        Ok(c)
-    }
+/// What a family reads.
+struct Source<'a> {
+    shards: &'a [GgufFile],
+    keys: Keys<'a>,
+    architecture: &'a str,
+}
 
-    fn head_dim(&self, dim: usize, n_heads: usize) -> Result<usize, Fault> {
-        let key = self.integer("attention.key_length")?;
-        let value = self.integer("attention.value_length")?;
-        let head_dim = key.unwrap_or(dim.checked_div(n_heads).unwrap_or(0));
-        match value {
-            Some(v) if v != head_dim => {
-                let problem = format!("is {v} and keys have {head_dim}; only equal ones are supported");
-                Err(Fault::key(&self.key("attention.value_length"), problem).unsupported())
-            }
-            _ => Ok(head_dim),
-        }
-    }
-
-    fn rope(&self, head_dim: usize) -> Result<Rope, Fault> {
-        let dims = self.integer("rope.dimension_count")?.unwrap_or(head_dim);
-        let mut rope = Rope {
-            base: self.float("rope.freq_base")?.unwrap_or(10_000.0),
-            dims,
-            layout: self.family.rope,
-            freq_factors: Vec::new(),
-            attn_scale: 1.0,
-        };
-        let factor = match self.float("rope.scaling.factor")? {
-            None => self.float("rope.scale_linear")?,
-            factor => factor,
-        };
-        let factor = factor.filter(|f| *f != 0.0).unwrap_or(1.0);
-        let default = if factor == 1.0 { "none" } else { "linear" };
-        match self.text("rope.scaling.type")?.unwrap_or(default) {
-            "none" => {}
-            "linear" if factor == 1.0 => {}
-            "linear" => rope.freq_factors = vec![factor; dims / 2],
-            "yarn" => self.yarn(&mut rope, factor)?,
-            other => {
-                let key = self.key("rope.scaling.type");
-                let problem = format!("is `{other}`; known are none, linear, yarn, and factors in rope_freqs.weight");
-                return Err(Fault::key(&key, problem).unsupported());
-            }
-        }
-        // Llama 3: the converter has put the factors into a tensor.
-        if let Some(factors) = self.tensor("rope_freqs.weight") {
-            let mut values = vec![0.0; factors.cols];
-            factors.kind.expand(&factors.data[..factors.kind.row_bytes(factors.cols).unwrap_or(0)], &mut values);
-            rope.freq_factors = values;
-        }
-        Ok(rope)
-    }
-
-    /// Peng et al. 2023 (arXiv 2309.00071), section 3.2, with the constants that ggml uses: fast pairs keep their
-    /// frequency, slow ones are slowed down by `factor`, those between by a mixture.
-    fn yarn(&self, rope: &mut Rope, factor: f32) -> Result<(), Fault> {
-        let key = "rope.scaling.original_context_length";
-        let trained = self.integer(key)?.ok_or_else(|| self.missing(key))? as f32;
-        let dims = rope.dims as f32;
-        let pair_turning =
-            |turns: f32| dims * (trained / (turns * 2.0 * std::f32::consts::PI)).ln() / (2.0 * rope.base.ln());
-        let fast = self.float("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0);
-        let slow = self.float("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0);
-        let low = pair_turning(fast).floor().max(0.0);
-        let high = pair_turning(slow).ceil().min(dims - 1.0);
-        let factor_of = |i: usize| {
-            let kept = 1.0 - ((i as f32 - low) / (high - low).max(0.001)).clamp(0.0, 1.0);
-            1.0 / ((1.0 - kept) / factor + kept)
-        };
-        rope.freq_factors = (0..rope.dims / 2).map(factor_of).collect();
-        rope.attn_scale = self.float("rope.scaling.attn_factor")?.unwrap_or(1.0) * (1.0 + 0.1 * factor.ln());
-        Ok(())
-    }
-
-    fn refuse_experts(&self) -> Result<(), Fault> {
-        match self.integer("expert_count")? {
-            None | Some(0) => Ok(()),
-            Some(n) => {
-                let problem = format!("is {n}; models with experts are not supported");
-                Err(Fault::key(&self.key("expert_count"), problem).unsupported())
-            }
-        }
-    }
-
-    /// A number that some files give once and others for every layer.
-    fn same_in_all_layers(&self, name: &str) -> Result<Option<usize>, Fault> {
-        let key = self.key(name);
-        if !self.keys.is_array(&key) {
-            return self.keys.integer(&key);
-        }
-        let all = self.keys.integers(&key)?.unwrap_or_default();
-        match all.first() {
-            Some(&first) if all.iter().all(|n| *n == first) => usize::try_from(first)
-                .map(Some)
-                .map_err(|_| Fault::key(&key, format!("is {first}, expected a number from 0 on"))),
-            _ => Err(Fault::key(&key, "differs from layer to layer, which is not supported").unsupported()),
-        }
-    }
-
-    fn needed(&self, name: &str) -> Result<usize, Fault> {
-        self.integer(name)?.ok_or_else(|| self.missing(name))
-    }
-
-    fn missing(&self, name: &str) -> Fault {
-        Fault::key(&self.key(name), "is missing; convert the model again")
-    }
-
+impl<'a> Source<'a> {
+    /// The key `name` of this architecture, such as `llama.block_count`.
     fn key(&self, name: &str) -> String {
-        format!("{}.{name}", self.family.name)
+        format!("{}.{name}", self.architecture)
     }
 
-    fn integer(&self, name: &str) -> Result<Option<usize>, Fault> {
-        self.keys.integer(&self.key(name))
+    fn f32(&self, name: &str) -> Result<Option<f32>, Error> {
+        self.keys.f32(&self.key(name))
     }
 
-    fn float(&self, name: &str) -> Result<Option<f32>, Fault> {
-        self.keys.float(&self.key(name))
+    /// A count, which may also be given as an array that says the same for every layer.
+    fn count(&self, name: &str) -> Result<Option<usize>, Error> {
+        let key = self.key(name);
+        let n = match self.keys.value(&key) {
+            Some(Value::Array(_)) => Some(self.same_for_all_layers(&key)?),
+            _ => self.keys.u64(&key)?,
+        };
+        n.map(|n| usize::try_from(n).or_else(|_| self.keys.refuse(&key, format!("is {n}, which is too large"))))
+            .transpose()
     }
 
-    fn text(&self, name: &str) -> Result<Option<&str>, Fault> {
-        self.keys.text(&self.key(name))
+    fn required(&self, name: &str) -> Result<usize, Error> {
+        self.count(name)?.ok_or_else(|| self.keys.missing(&self.key(name)))
     }
 
-    fn tensor(&self, name: &str) -> Option<&Tensor> {
-        self.tensors.iter().find(|t| t.name == name)
+    fn same_for_all_layers(&self, key: &str) -> Result<u64, Error> {
+        let values = self.keys.array(key)?.and_then(|a| a.integers()).unwrap_or_default();
+        match values.split_first() {
+            Some((first, rest)) if *first >= 0 && rest.iter().all(|v| v == first) => Ok(*first as u64),
+            _ => self.keys.refuse(key, "differs between layers, which this program does not run"),
+        }
     }
+
+    fn tensor(&self, name: &str) -> Option<(&'a GgufFile, &'a Tensor)> {
+        self.shards.iter().find_map(|s| s.tensors().iter().find(|t| t.name == name).map(|t| (s, t)))
+    }
+
+    /// All values of a small tensor, if there is such a tensor.
+    fn values(&self, name: &str, most: usize) -> Result<Option<Vec<f32>>, Error> {
+        let Some((file, tensor)) = self.tensor(name) else {
+            return Ok(None);
+        };
+        let n = tensor.rows() * tensor.cols();
+        if n > most {
+            return Err(Error::tensor(file.path(), name, format!("has {n} values, expected at most {most}")));
+        }
+        let mut out = vec![0.0; n];
+        expand(tensor.kind, file.bytes().get(tensor.range.clone()).unwrap_or_default(), &mut out);
+        Ok(Some(out))
+    }
+}
+
+/// The shape of a Llama-like decoder; families then set what differs.
+fn decoder(source: &Source, layout: RopeLayout) -> Result<Config, Error> {
+    refuse_extras(source)?;
+    let n_heads = source.required("attention.head_count")?;
+    let mut config = Config::new(
+        source.required("block_count")?,
+        source.required("embedding_length")?,
+        source.required("feed_forward_length")?,
+        n_heads,
+        source.count("attention.head_count_kv")?.unwrap_or(n_heads),
+    );
+    config.head_dim = head_dim(source, config.head_dim)?;
+    config.context_len = source.required("context_length")?;
+    let eps = "attention.layer_norm_rms_epsilon";
+    config.norm_eps = source.f32(eps)?.ok_or_else(|| source.keys.missing(&source.key(eps)))?;
+    config.vocab_size = source.tensor("token_embd.weight").map_or(0, |(_, t)| t.rows());
+    if config.vocab_size == 0 {
+        let problem = "is missing; the file has a vocabulary only, or is not the first of several";
+        return Err(Error::tensor(source.keys.path(), "token_embd.weight", problem));
+    }
+    config.tied_head = source.tensor("output.weight").is_none();
+    config.rope = rope::resolve(source, &config, layout)?;
+    Ok(config)
+}
+
+fn head_dim(source: &Source, default: usize) -> Result<usize, Error> {
+    let key = source.count("attention.key_length")?.unwrap_or(default);
+    let value = source.count("attention.value_length")?.unwrap_or(default);
+    if key != value {
+        let problem = format!("is {value} where attention.key_length is {key}; this program runs equal ones only");
+        return source.keys.refuse(&source.key("attention.value_length"), problem);
+    }
+    Ok(key)
+}
+
+/// Keys that change the arithmetic in ways the decoder does not know, with the value that changes nothing.
+const EXTRAS: [(&str, f64); 9] = [
+    ("expert_count", 0.0),
+    ("attention.scale", 0.0),
+    ("attention.clamp_kqv", 0.0),
+    ("attention.max_alibi_bias", 0.0),
+    ("attn_logit_softcapping", 0.0),
+    ("final_logit_softcapping", 0.0),
+    ("logit_scale", 1.0),
+    ("embedding_scale", 1.0),
+    ("residual_scale", 1.0),
+];
+
+fn refuse_extras(source: &Source) -> Result<(), Error> {
+    for (name, neutral) in EXTRAS {
+        let key = source.key(name);
+        let value = match source.keys.value(&key) {
+            Some(Value::Unsigned(n)) => *n as f64,
+            Some(Value::Signed(n)) => *n as f64,
+            Some(Value::Float(v)) => *v,
+            _ => continue,
+        };
+        if value != neutral && value != 0.0 {
+            return source
+                .keys
+                .refuse(&key, format!("is {value}, expected none; this program does not run such models"));
+        }
+    }
+    Ok(())
 }

@@ -1,7 +1,14 @@
-//! Qwen 1.5 to 2.5, Qwen2.5-Coder among them: biases on queries, keys and values; rotary pairs half a head apart.
+//! Qwen2, Qwen2.5 and Qwen2.5-Coder.
 
-use spm::RopeLayout;
+use spm::{Config, RopeLayout};
 
-use super::{Bias, Family};
+use super::{Family, Source, decoder};
+use crate::error::Error;
 
-pub(super) const FAMILY: Family = Family { name: "qwen2", rope: RopeLayout::Halves, qkv_bias: Bias::Always };
+pub(super) const FAMILY: Family = Family { architecture: "qwen2", config };
+
+fn config(source: &Source) -> Result<Config, Error> {
+    let mut config = decoder(source, RopeLayout::Halves)?;
+    config.qkv_bias = true;
+    Ok(config)
+}

@@ -1,0 +1,11 @@
+//! Whole models: written and read again, split, damaged, and beside other readers.
+
+mod damaged;
+mod dequant;
+mod families;
+mod gguf_rs;
+mod read_back;
+mod real_files;
+mod split;
+mod tiny;
+mod vocabulary;
