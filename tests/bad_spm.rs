@@ -338,12 +338,19 @@ fn files() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     structure.chain(raw).collect()
 }
 
+/// One test, as memory is counted for the whole program.
 #[test]
+fn bad_files() {
+    taking_apart_and_putting_together_changes_nothing();
+    every_bad_file_is_refused_by_name_without_taking_memory();
+    the_programs_say_the_same_and_exit_with_3();
+    verify_finds_what_opening_does_not_look_at();
+}
+
 fn taking_apart_and_putting_together_changes_nothing() {
     assert!(Parts::of(&valid()).build() == valid());
 }
 
-#[test]
 fn every_bad_file_is_refused_by_name_without_taking_memory() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bad.spm");
@@ -365,7 +372,6 @@ fn every_bad_file_is_refused_by_name_without_taking_memory() {
     }
 }
 
-#[test]
 fn the_programs_say_the_same_and_exit_with_3() {
     let folder = tempfile::tempdir().unwrap();
     for (i, (name, file, expected)) in files().into_iter().enumerate() {
@@ -379,7 +385,6 @@ fn the_programs_say_the_same_and_exit_with_3() {
     }
 }
 
-#[test]
 fn verify_finds_what_opening_does_not_look_at() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bad.spm");

@@ -3,33 +3,12 @@
 //! The table is the specification. A file is made from a good one by one change; the good one opens, so the
 //! change is what the error is about.
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// Counts what the program holds, and the most it held since `PEAK` was last set.
-struct Counting;
-
-static HELD: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator unchanged; counting touches no memory of the caller's.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        PEAK.fetch_max(HELD.fetch_add(layout.size(), Relaxed) + layout.size(), Relaxed);
-        // SAFETY: the caller keeps the contract, which is the same one.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        HELD.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: the caller keeps the contract, which is the same one.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
+use peak_alloc::PeakAlloc;
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static MEMORY: PeakAlloc = PeakAlloc;
 
 const MOST_MEMORY: usize = 16 << 20;
 
@@ -56,13 +35,13 @@ fn every_bad_file_is_refused_by_name() {
 }
 
 fn check(path: &Path, name: &str, expected: &str) -> Option<String> {
-    let before = HELD.load(Relaxed);
-    PEAK.store(before, Relaxed);
+    let before = MEMORY.current_usage();
+    MEMORY.reset_peak_usage();
     let message = match gguf::open(path) {
         Ok(_) => return Some(format!("{name}: opened")),
         Err(e) => e.to_string(),
     };
-    let peak = PEAK.load(Relaxed) - before;
+    let peak = MEMORY.peak_usage() - before;
     if peak > MOST_MEMORY {
         return Some(format!("{name}: {peak} bytes of memory"));
     }
