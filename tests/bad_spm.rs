@@ -223,7 +223,7 @@ const STRUCTURE: &[(&str, Edit, &str)] = &[
         "no slack",
         |p| {
             let data = p.get("DATA");
-            data.truncate(data.len() - 64)
+            data.truncate(data.len() - 200)
         },
         "leave the data section",
     ),
@@ -286,10 +286,10 @@ const RAW: &[(&str, RawEdit, &str)] = &[
     ("header damaged", |f| f[30] ^= 1, "header: checksum is"),
     ("table damaged", |f| f[70] ^= 1, "header: checksum is"),
     (
-        "metadata damaged",
+        "vocabulary damaged",
         |f| {
             let n = f.len();
-            f[n - 70_000] ^= 1
+            f[n - 10] ^= 1
         },
         "checksum is",
     ),
@@ -356,20 +356,22 @@ fn every_bad_file_is_refused_by_name_without_taking_memory() {
     let path = folder.path().join("bad.spm");
     let files = files();
     assert!(files.len() >= 60, "{} bad files", files.len());
+    let mut wrong = Vec::new();
     for (name, file, expected) in files {
         fs::write(&path, &file).unwrap();
         drop(file);
         let before = MEMORY.current_usage();
         MEMORY.reset_peak_usage();
         let error = match SparseModel::open(&path) {
-            Ok(_) => panic!("{name}: opened"),
+            Ok(_) => "opened".to_owned(),
             Err(error) => error.to_string(),
         };
         let taken = MEMORY.peak_usage() - before;
-        assert!(error.contains(expected), "{name}: `{error}` does not say `{expected}`");
-        assert!(error.contains("bad.spm"), "{name}: `{error}` does not name the file");
-        assert!(taken < 16 << 20, "{name}: {taken} bytes allocated");
+        if !error.contains(expected) || !error.contains("bad.spm") || taken >= 16 << 20 {
+            wrong.push(format!("{name}: `{error}` ({taken} bytes allocated), expected `{expected}`"));
+        }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 fn the_programs_say_the_same_and_exit_with_3() {

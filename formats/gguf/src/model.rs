@@ -133,12 +133,15 @@ impl Checkpoint for GgufModel {
         read_rows(file, tensor, first_row, out)
     }
 
-    /// Exactly what is stored from F32, F16, Q8_0, Q5_0, IQ4_NL and Q4_0, and vectors, which become f32; every
-    /// other type as q8.
+    /// Exactly what is stored from F32, F16, Q8_0, Q5_0, IQ4_NL and Q4_0, and vectors, which become f32; Q4_1 and
+    /// Q5_1 as f16; every other type as q8.
     fn matrix(&self, name: &str) -> Option<Matrix> {
         let (file, tensor) = self.place(name)?;
         if keeps_all(tensor) {
             return self.exact_matrix(name);
+        }
+        if has_minimum_a_block(tensor.kind) {
+            return as_halves(file, tensor);
         }
         to_q8(tensor.kind, tensor.rows(), tensor.cols(), data(file, tensor)?)
     }
@@ -153,6 +156,23 @@ impl Checkpoint for GgufModel {
             _ => expanded(file, tensor),
         }
     }
+}
+
+/// Steps from a minimum that a symmetric scale hits badly: as q8, SmolLM2's Q4_1 is 0.5 off in a logit, and llama.cpp's
+/// own rounding 0.4.
+fn has_minimum_a_block(kind: GgmlType) -> bool {
+    matches!(kind, GgmlType::Q4_1 | GgmlType::Q5_1)
+}
+
+fn as_halves(file: &GgufFile, tensor: &Tensor) -> Option<Matrix> {
+    let mut rows = RowEncoder::new(Encoding::F16, tensor.rows(), tensor.cols()).ok()?;
+    let every_column = vec![0xFF; row_bytes(tensor.cols())];
+    let mut row = vec![0.0; tensor.cols()];
+    for r in 0..tensor.rows() {
+        read_rows(file, tensor, r, &mut row)?;
+        rows.push(&row, &every_column).ok()?;
+    }
+    rows.finish().ok()
 }
 
 /// Whether `exact_matrix` gives a matrix fit for kernels. A vector is for other use, and always f32.
