@@ -312,7 +312,7 @@ const RAW: &[(&str, RawEdit, &str)] = &[
 /// Opens, but `spm verify` finds it.
 const CONTENT: &[(&str, Edit, &str)] = &[
     ("another weight", |p| p.put("DATA", 3, &[7]), "tensor `token_embd.weight`: checksum is"),
-    ("other kept count", |p| p.set_entry("blk.0.attn_q.weight", KEPT, &[1]), "mask bits are set, the table says"),
+    ("other kept count", |p| p.set_entry("blk.0.attn_q.weight", KEPT, &[100, 0]), "mask bits are set, the table says"),
 ];
 
 fn valid() -> Vec<u8> {
