@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use gguf::GgufModel;
-use spm::{Checkpoint, SparseModel};
+use spm::{Checkpoint, SparseModel, Vocabulary};
 
 use crate::failure::Failure;
 
@@ -33,6 +33,14 @@ impl AnyModel {
             AnyModel::Gguf(model) => &**model,
         }
     }
+}
+
+/// Only the vocabulary: of a GGUF file that need not hold a model.
+pub fn open_vocabulary(path: &Path) -> Result<Option<Vocabulary>, Failure> {
+    Ok(match begins_with_gguf(path) {
+        true => gguf::read_vocabulary(path)?,
+        false => SparseModel::open(path)?.vocabulary().cloned(),
+    })
 }
 
 /// Opening as a sparse model gives the better error for everything else, a missing file among them.

@@ -14,7 +14,7 @@ use runtime::{Model, Precision, Session, SessionOptions, Special};
 use serde_json::json;
 use tools::cli::{Ready, RunArgs, text_argument};
 use tools::evaluate::{Evaluation, evaluate};
-use tools::open::AnyModel;
+use tools::open::{AnyModel, open_vocabulary};
 use tools::{Failure, dump, inspect, process};
 
 /// Look at model files (.spm, .gguf), check them, measure them.
@@ -286,9 +286,8 @@ fn logits(path: &Path, tokens: &[u32], json: bool, run: &RunArgs) -> Result<(), 
 }
 
 fn tokenize(path: &Path, text: &str, ids: bool, special: bool) -> Result<(), Failure> {
-    let file = AnyModel::open(path)?;
-    let vocabulary = file.checkpoint().vocabulary().ok_or(runtime::Error::NoVocabulary)?;
-    let tokenizer = runtime::Tokenizer::new(vocabulary).map_err(|e| tools::cli::name_file(e.into(), path))?;
+    let vocabulary = open_vocabulary(path)?.ok_or(runtime::Error::NoVocabulary)?;
+    let tokenizer = runtime::Tokenizer::new(&vocabulary).map_err(|e| tools::cli::name_file(e.into(), path))?;
     let text = text_argument(Some(text), None)?.unwrap_or_default();
     let tokens = tokenizer.encode(&text, if special { Special::Parse } else { Special::AsText });
     let mut out = BufWriter::new(std::io::stdout().lock());
