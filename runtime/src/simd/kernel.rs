@@ -6,7 +6,6 @@
 
 use std::ops::Range;
 
-use half::f16;
 use spm::{BLOCK, Encoding, Matrix};
 
 use super::Kernels;
@@ -272,21 +271,31 @@ unsafe fn expand_f32<I: Isa>(m: &Matrix, row: usize, out: &mut [f32]) {
             let singles = m.values()[range].chunks_exact(4);
             out.iter_mut().zip(singles).for_each(|(o, b)| *o = f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
         }
-        Encoding::SparseF16 => expand_sparse_f16(m, row, out),
+        // SAFETY: the ISA is the caller's promise.
+        Encoding::SparseF16 => unsafe { expand_sparse_f16::<I>(m, row, out) },
         _ => m.read_row(row, out),
     }
 }
 
-fn expand_sparse_f16(m: &Matrix, row: usize, out: &mut [f32]) {
+/// # Safety
+/// The CPU has ISA `I`.
+#[inline(always)]
+unsafe fn expand_sparse_f16<I: Isa>(m: &Matrix, row: usize, out: &mut [f32]) {
     let halves = &m.values()[m.row_range(row).start..];
     let mut nth = 0;
     for (bits, out) in mask_of_row(m, row).iter().zip(out.chunks_mut(8)) {
+        let mut kept = [0.0; 8];
+        // SAFETY: the slice has two bytes for each of eight. It is there whatever the mask says: a full row and
+        // more follow every tensor, see `spm::matrix::slack`.
+        unsafe { I::load_f16(&halves[2 * nth..2 * nth + 16], &mut kept) };
+        let mut next = 0;
         for (j, out) in out.iter_mut().enumerate() {
-            let kept = bits >> j & 1;
-            let half = f16::from_le_bytes([halves[2 * nth], halves[2 * nth + 1]]).to_f32();
-            *out = if kept == 1 { half } else { 0.0 };
-            nth += usize::from(kept);
+            let bit = u32::from(bits >> j & 1);
+            // All bits of the value or none: a branch on a random mask would be guessed wrong half of the time.
+            *out = f32::from_bits(kept[next & 7].to_bits() & bit.wrapping_neg());
+            next += bit as usize;
         }
+        nth += next;
     }
 }
 
