@@ -1,12 +1,12 @@
 //! A weight that knows how to multiply: a matrix in any encoding, an optional bias, rows over threads.
 
 use half::f16;
-use spm::{BLOCK, Checkpoint, Matrix};
+use spm::{Checkpoint, Matrix};
 
 use crate::engine::{Engine, Precision};
 use crate::error::Error;
 use crate::ops;
-use crate::simd::{Codes, Scratch, padded};
+use crate::simd::{Codes, PANEL, Scratch, padded};
 
 /// `y = W x + b`, W `rows x cols`.
 pub(crate) struct Linear {
@@ -52,11 +52,11 @@ impl Linear {
     pub(crate) fn forward(&self, engine: &Engine, x: &Activations, parts: &mut Parts, out: &mut [f32]) {
         let (n, rows) = (x.n, self.weights.rows());
         assert!(x.cols == self.weights.cols() && out.len() == n * rows, "{n} vectors of {} columns", x.cols);
-        let Parts { scratch, by_row } = parts;
-        // The kernels write row by row; for one vector that is the result's own order.
-        let by_row = if n == 1 { &mut *out } else { fitted(by_row, n * rows) };
+        let Parts { scratch, panels } = parts;
+        // The kernels write panels of rows; for one vector that is the result's own order.
+        let panels = if n == 1 { &mut *out } else { fitted(panels, n * rows) };
         let mut jobs = [const { None }; MAX_PARTS];
-        let jobs = cut(&self.weights, n, by_row, &mut scratch[..engine.pool().threads().min(MAX_PARTS)], &mut jobs);
+        let jobs = cut(&self.weights, n, panels, &mut scratch[..engine.pool().threads().min(MAX_PARTS)], &mut jobs);
         engine.pool().for_each(jobs, |_, job| {
             if let Some(Job { first, end, scratch, out }) = job {
                 let rows = *first..*end;
@@ -69,7 +69,7 @@ impl Linear {
             }
         });
         if n > 1 {
-            transpose(fitted(&mut parts.by_row, n * rows), n, out);
+            unfold(&parts.panels[..n * rows], n, out);
         }
         if let Some(bias) = &self.bias {
             out.chunks_exact_mut(rows).for_each(|y| ops::add(y, bias));
@@ -102,7 +102,7 @@ struct Job<'a> {
     out: &'a mut [f32],
 }
 
-/// Cuts the rows into one run a thread, of about equally many bytes.
+/// Cuts the rows into one run of whole panels a thread, of about equally many bytes.
 fn cut<'j, 'a>(
     weights: &Matrix,
     n: usize,
@@ -115,7 +115,8 @@ fn cut<'j, 'a>(
     let mut first = 0;
     for (i, scratch) in scratch.iter_mut().enumerate() {
         let share = total / parts * (i + 1);
-        let end = if i + 1 == parts { rows } else { first + end_of_share(weights, first, share) };
+        let share_end = (first + end_of_share(weights, first, share)).next_multiple_of(PANEL);
+        let end = if i + 1 == parts { rows } else { share_end.min(rows) };
         let (now, later) = out.split_at_mut((end - first) * n);
         jobs[i] = Some(Job { first, end, scratch, out: now });
         (out, first) = (later, end);
@@ -140,29 +141,28 @@ fn fitted(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     &mut buffer[..len]
 }
 
-/// `by_row` is rows x n, `out` n x rows.
-fn transpose(by_row: &[f32], n: usize, out: &mut [f32]) {
-    let rows = by_row.len() / n;
-    for first in (0..rows).step_by(16) {
-        for (t, out) in out.chunks_exact_mut(rows).enumerate() {
-            for row in first..rows.min(first + 16) {
-                out[row] = by_row[row * n + t];
-            }
+/// From panels of rows to `out`, n x rows.
+fn unfold(panels: &[f32], n: usize, out: &mut [f32]) {
+    let rows = panels.len() / n;
+    for (p, panel) in panels.chunks(PANEL * n).enumerate() {
+        let height = panel.len() / n;
+        for (part, out) in panel.chunks_exact(height).zip(out.chunks_exact_mut(rows)) {
+            out[p * PANEL..p * PANEL + height].copy_from_slice(part);
         }
     }
 }
 
-/// What the threads need to multiply: their scratch, and room for results in row order.
+/// What the threads need to multiply: their scratch, and room for results in panels.
 #[derive(Default)]
 pub(crate) struct Parts {
     scratch: Vec<Scratch>,
-    by_row: Vec<f32>,
+    panels: Vec<f32>,
 }
 
 impl Parts {
     pub(crate) fn new(threads: usize) -> Self {
         let scratch = (0..threads.min(MAX_PARTS)).map(|_| Scratch::default()).collect();
-        Parts { scratch, by_row: Vec::new() }
+        Parts { scratch, panels: Vec::new() }
     }
 }
 
@@ -174,7 +174,6 @@ pub(crate) struct Activations {
     /// Each padded with zeros to [`padded`] columns.
     values: Vec<f32>,
     codes: Option<Codes>,
-    block: Vec<f32>,
 }
 
 impl Activations {
@@ -191,15 +190,7 @@ impl Activations {
             self.codes = None;
             return;
         }
-        let codes = self.codes.get_or_insert_default();
-        codes.resize(self.n, cols);
-        self.block.clear();
-        self.block.resize(cols.next_multiple_of(BLOCK), 0.0);
-        for (t, from) in x.chunks_exact(cols).enumerate() {
-            self.block[..cols].copy_from_slice(from);
-            let (to, scales) = codes.vector_mut(t);
-            engine.kernels().quantize(&self.block, to, scales);
-        }
+        self.codes.get_or_insert_default().set(engine.kernels(), x, cols);
     }
 }
 

@@ -6,13 +6,13 @@ use std::ops::Range;
 use half::f16;
 use spm::{BLOCK, Matrix};
 
-use super::kernel::{self, Codes, Isa, LANES, Scratch};
+use super::kernel::{self, Codes, Isa, LANES, Scratch, Vector};
 use super::{Kernels, sum_lanes};
 
 /// A safe pointer to a function of this file.
 macro_rules! checked {
     ($function:ident($($arg:ident),*)) => {
-        // SAFETY: reachable only through the static in `detect`, which is handed out only on a CPU that
+        // SAFETY: reachable only through `KERNELS`, which is handed out only on a CPU that
         // has avx2, fma and f16c.
         |$($arg),*| unsafe { $function($($arg),*) }
     };
@@ -20,20 +20,22 @@ macro_rules! checked {
 
 /// The kernels, if this CPU has what they need.
 pub(super) fn detect() -> Option<&'static Kernels> {
-    static KERNELS: Kernels = Kernels {
-        name: "avx2",
-        rows_i8: checked!(rows_i8(m, rows, x, scratch, out)),
-        rows_f32: checked!(rows_f32(m, rows, x, scratch, out)),
-        quantize: checked!(quantize(x, codes, scales)),
-        dot_f16: checked!(dot_f16(a, b)),
-        dot_f32: checked!(dot_f32(a, b)),
-        add_scaled_f16: checked!(add_scaled_f16(out, factor, x)),
-        add_scaled_f32: checked!(add_scaled_f32(out, factor, x)),
-        store_f16: checked!(store_f16(x, out)),
-    };
     let found = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
     found.then_some(&KERNELS)
 }
+
+/// For ISAs that contain this one, too.
+pub(super) static KERNELS: Kernels = Kernels {
+    name: "avx2",
+    rows_i8: checked!(rows_i8(m, rows, x, scratch, out)),
+    rows_f32: checked!(rows_f32(m, rows, x, scratch, out)),
+    quantize: checked!(quantize(x, codes, scales)),
+    dot_f16: checked!(dot_f16(a, b)),
+    dot_f32: checked!(dot_f32(a, b)),
+    add_scaled_f16: checked!(add_scaled_f16(out, factor, x)),
+    add_scaled_f32: checked!(add_scaled_f32(out, factor, x)),
+    store_f16: checked!(store_f16(x, out)),
+};
 
 struct Avx2;
 
@@ -113,20 +115,20 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn dot_i8(w: &[i8], w_scales: &[f32], x: &[i8], x_scales: &[f32]) -> f32 {
+    unsafe fn dot_i8(w: &[i8], w_scales: &[f32], x: Vector) -> f32 {
         let blocks = w.len() / BLOCK;
-        assert!(x.len() == w.len() && w_scales.len() >= blocks.next_multiple_of(LANES));
-        assert_eq!(w_scales.len(), x_scales.len());
+        assert!(x.codes.len() >= w.len() && w_scales.len() >= blocks.next_multiple_of(LANES));
+        assert_eq!(w_scales.len(), x.scales.len());
         // SAFETY: block indices stay below `blocks`; scales are padded to whole groups, asserted above.
         unsafe {
             let mut acc = _mm256_setzero_ps();
             for first in (0..blocks).step_by(LANES) {
                 let mut dots = [_mm256_setzero_si256(); LANES];
                 for (b, dot) in (first..blocks).zip(&mut dots) {
-                    *dot = dot_block(w.as_ptr().add(b * BLOCK), x.as_ptr().add(b * BLOCK));
+                    *dot = dot_block(w.as_ptr().add(b * BLOCK), x.codes.as_ptr().add(b * BLOCK));
                 }
                 let ws = _mm256_loadu_ps(w_scales.as_ptr().add(first));
-                let xs = _mm256_loadu_ps(x_scales.as_ptr().add(first));
+                let xs = _mm256_loadu_ps(x.scales.as_ptr().add(first));
                 let dots = _mm256_cvtepi32_ps(sum_each(dots));
                 acc = _mm256_add_ps(acc, _mm256_mul_ps(dots, _mm256_mul_ps(ws, xs)));
             }
@@ -175,6 +177,26 @@ impl Isa for Avx2 {
         }
         for i in whole..out.len() {
             out[i] = f16::from_le_bytes([halves[2 * i], halves[2 * i + 1]]).to_f32();
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn expand_f16(mask: &[u8], halves: *const u8, out: &mut [f32]) {
+        assert!(out.len() >= mask.len() * 8);
+        let (mut halves, mut out) = (halves, out.as_mut_ptr());
+        for &bits in mask {
+            // SAFETY: `halves` advances by at most 16 bytes a mask byte, so that it stays inside what the caller lets
+            // be read; `out` writes 8 values a mask byte, asserted.
+            unsafe {
+                let places = _mm_loadl_epi64(PLACES[usize::from(bits)].as_ptr().cast());
+                // Place p of a half is bytes 2p and 2p + 1; 0x80, no half, stays negative.
+                let low = _mm_adds_epi8(places, places);
+                let pairs = _mm_unpacklo_epi8(low, _mm_or_si128(low, _mm_set1_epi8(1)));
+                let kept = _mm_shuffle_epi8(_mm_loadu_si128(halves.cast()), pairs);
+                _mm256_storeu_ps(out, _mm256_cvtph_ps(kept));
+                halves = halves.add(2 * bits.count_ones() as usize);
+                out = out.add(8);
+            }
         }
     }
 }

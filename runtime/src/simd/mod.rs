@@ -15,6 +15,8 @@ mod portable;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -24,7 +26,7 @@ use spm::Matrix;
 
 pub use kernel::{Codes, Scratch};
 
-pub(crate) use kernel::PAD;
+pub(crate) use kernel::{PAD, PANEL};
 
 /// One instruction set's loops. Functions are private: callers go through the checked methods.
 pub struct Kernels {
@@ -44,7 +46,7 @@ pub fn available() -> &'static [&'static Kernels] {
     static LIST: OnceLock<Vec<&'static Kernels>> = OnceLock::new();
     LIST.get_or_init(|| {
         #[cfg(target_arch = "x86_64")]
-        let found = [avx2::detect(), portable::detect()];
+        let found = [avx512::detect(), avx2::detect(), portable::detect()];
         #[cfg(not(target_arch = "x86_64"))]
         let found = [portable::detect()];
         found.into_iter().flatten().collect()
@@ -62,15 +64,14 @@ impl Kernels {
         self.name
     }
 
-    /// Rows `rows` of an integer-coded `weights` times `x.n` int8 vectors; `out[i * x.n + t]` is row
-    /// `rows.start + i` times vector `t`.
+    /// Rows `rows` of an integer-coded `weights` times `x.n()` int8 vectors. `out` is in panels of 16 rows: row `r`
+    /// times vector `t` of a panel of `h` rows (the last may have fewer) is at `t * h + r` of the panel.
     ///
     /// # Panics
     /// If the shapes disagree or the encoding is not integer.
     pub fn rows_i8(&self, weights: &Matrix, rows: Range<usize>, x: &Codes, scratch: &mut Scratch, out: &mut [f32]) {
         assert!(weights.encoding().is_integer() && rows.end <= weights.rows());
         assert!(x.cols() == weights.cols() && out.len() == rows.len() * x.n());
-        scratch.fit(weights.cols());
         (self.rows_i8)(weights, rows, x, scratch, out);
     }
 
@@ -83,7 +84,6 @@ impl Kernels {
         let stride = padded(weights.cols());
         assert!(rows.end <= weights.rows() && x.len().is_multiple_of(stride));
         assert_eq!(out.len(), rows.len() * (x.len() / stride));
-        scratch.fit(weights.cols());
         (self.rows_f32)(weights, rows, x, scratch, out);
     }
 

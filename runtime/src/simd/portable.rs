@@ -7,7 +7,7 @@ use half::slice::HalfFloatSliceExt;
 use spm::{BLOCK, Matrix};
 use wide::f32x8;
 
-use super::kernel::{self, Codes, Isa, LANES, Scratch};
+use super::kernel::{self, Codes, Isa, LANES, OVERRUN, Scratch, Vector};
 use super::{Kernels, sum_lanes};
 
 pub(super) fn detect() -> Option<&'static Kernels> {
@@ -59,10 +59,10 @@ impl Isa for Portable {
         }
     }
 
-    unsafe fn dot_i8(w: &[i8], w_scales: &[f32], x: &[i8], x_scales: &[f32]) -> f32 {
+    unsafe fn dot_i8(w: &[i8], w_scales: &[f32], x: Vector) -> f32 {
         let mut acc = f32x8::ZERO;
-        let groups = w.chunks(BLOCK * LANES).zip(x.chunks(BLOCK * LANES));
-        let scales = w_scales.chunks_exact(LANES).zip(x_scales.chunks_exact(LANES));
+        let groups = w.chunks(BLOCK * LANES).zip(x.codes.chunks(BLOCK * LANES));
+        let scales = w_scales.chunks_exact(LANES).zip(x.scales.chunks_exact(LANES));
         for ((w, x), (ws, xs)) in groups.zip(scales) {
             let mut dots = [0.0; LANES];
             for (dot, (w, x)) in dots.iter_mut().zip(w.chunks_exact(BLOCK).zip(x.chunks_exact(BLOCK))) {
@@ -89,6 +89,25 @@ impl Isa for Portable {
     unsafe fn load_f16(halves: &[u8], out: &mut [f32]) {
         for (o, b) in out.iter_mut().zip(halves.chunks_exact(2)) {
             *o = f16::from_le_bytes([b[0], b[1]]).to_f32();
+        }
+    }
+
+    unsafe fn expand_f16(mask: &[u8], halves: *const u8, out: &mut [f32]) {
+        // SAFETY: the caller lets a full row and more be read.
+        let halves = unsafe { std::slice::from_raw_parts(halves, mask.len() * 16 + OVERRUN) };
+        let mut nth = 0;
+        for (bits, out) in mask.iter().zip(out.chunks_exact_mut(8)) {
+            let mut kept = [0.0; 8];
+            // SAFETY: two bytes for each of eight.
+            unsafe { Self::load_f16(&halves[2 * nth..2 * nth + 16], &mut kept) };
+            let mut next = 0;
+            for (j, out) in out.iter_mut().enumerate() {
+                let bit = u32::from(bits >> j & 1);
+                // All bits of the value or none: a branch on a random mask would be guessed wrong half of the time.
+                *out = f32::from_bits(kept[next & 7].to_bits() & bit.wrapping_neg());
+                next += bit as usize;
+            }
+            nth += next;
         }
     }
 }

@@ -12,7 +12,7 @@ use super::*;
 const COLS: [usize; 12] = [1, 7, 31, 32, 33, 63, 64, 172, 255, 256, 576, 1000];
 
 fn shapes() -> impl Strategy<Value = (usize, usize)> {
-    (1usize..9, prop_oneof![prop::sample::select(&COLS[..]), 1usize..700])
+    (1usize..40, prop_oneof![prop::sample::select(&COLS[..]), 1usize..700])
 }
 
 fn encodings() -> impl Strategy<Value = Encoding> {
@@ -67,13 +67,22 @@ fn bits(values: &[f32]) -> Vec<u32> {
 fn product_i8(kernels: &Kernels, m: &Matrix, x: &Input) -> Vec<f32> {
     let mut out = vec![0.0; m.rows() * x.codes.n()];
     kernels.rows_i8(m, 0..m.rows(), &x.codes, &mut Scratch::default(), &mut out);
-    out
+    by_row(&out, x.codes.n())
 }
 
 fn product_f32(kernels: &Kernels, m: &Matrix, x: &Input) -> Vec<f32> {
     let mut out = vec![0.0; m.rows() * x.codes.n()];
     kernels.rows_f32(m, 0..m.rows(), &x.values, &mut Scratch::default(), &mut out);
-    out
+    by_row(&out, x.codes.n())
+}
+
+/// From panels to `out[r * n + t]`.
+fn by_row(panels: &[f32], n: usize) -> Vec<f32> {
+    let rows_of = |panel: &[f32]| {
+        let height = panel.len() / n;
+        (0..height).flat_map(|r| (0..n).map(move |t| (r, t))).map(|(r, t)| panel[t * height + r]).collect::<Vec<_>>()
+    };
+    panels.chunks(PANEL * n).flat_map(rows_of).collect()
 }
 
 /// Plain f64 loop over the expanded matrix and the given vectors; also the sum of magnitudes, for tolerances.
@@ -100,13 +109,13 @@ proptest! {
     #[test]
     fn integer_products_agree_with_f64_and_portable(
         encoding in encodings().prop_filter("integer", |e| e.is_integer()),
-        shape in shapes(), n in 1usize..6, density in 0.0f32..1.0, seed in any::<u64>(),
+        shape in shapes(), n in 1usize..20, density in 0.0f32..1.0, seed in any::<u64>(),
     ) {
         let m = matrix(encoding, shape, density, seed);
         let x = input(best(), n, shape.1, seed);
         let value = |t: usize, c: usize| {
-            let (codes, scales) = x.codes.vector(t);
-            f64::from(codes[c]) * f64::from(scales[c / BLOCK])
+            let x = x.codes.vector(t);
+            f64::from(x.codes[c]) * f64::from(x.scales[c / BLOCK])
         };
         let expected = reference(&m, n, value);
         let portable = product_i8(portable::detect().unwrap(), &m, &x);
@@ -118,7 +127,7 @@ proptest! {
 
     #[test]
     fn float_products_agree_with_f64(
-        encoding in encodings(), shape in shapes(), n in 1usize..8, density in 0.0f32..1.0, seed in any::<u64>(),
+        encoding in encodings(), shape in shapes(), n in 1usize..15, density in 0.0f32..1.0, seed in any::<u64>(),
     ) {
         let m = matrix(encoding, shape, density, seed);
         let x = input(best(), n, shape.1, seed);
@@ -132,7 +141,7 @@ proptest! {
     #[test]
     fn sparse_products_are_the_dense_products_of_the_expansion(
         (sparse, dense) in prop::sample::select(&[(Encoding::SparseF16, Encoding::F16), (Encoding::SparseQ8, Encoding::Q8)][..]),
-        shape in shapes(), n in 1usize..6, density in 0.0f32..=1.0, seed in any::<u64>(),
+        shape in shapes(), n in 1usize..15, density in 0.0f32..=1.0, seed in any::<u64>(),
     ) {
         let s = matrix(sparse, shape, density, seed);
         let weights = noise(shape.0 * shape.1, seed);
@@ -149,19 +158,25 @@ proptest! {
     /// Neither the batch nor the split of the rows may change a bit.
     #[test]
     fn batch_and_row_split_do_not_matter(
-        encoding in encodings(), shape in shapes(), n in 2usize..9, seed in any::<u64>(),
+        encoding in encodings(), shape in shapes(), n in 2usize..15, seed in any::<u64>(),
     ) {
         let m = matrix(encoding, shape, 0.5, seed);
-        let whole = input(best(), n, shape.1, seed);
+        let (raw, stride) = (noise(n * shape.1, seed ^ 5), padded(shape.1));
         for kernels in available() {
+            let whole = input(kernels, n, shape.1, seed);
             let all = product_f32(kernels, &m, &whole);
+            let all_i8 = encoding.is_integer().then(|| product_i8(kernels, &m, &whole));
             for t in 0..n {
-                let stride = padded(shape.1);
+                let x = &whole.values[t * stride..(t + 1) * stride];
+                let codes = Codes::from_f32(kernels, &raw[t * shape.1..(t + 1) * shape.1], shape.1);
                 for r in 0..m.rows() {
-                    let mut one = [0.0];
-                    let x = &whole.values[t * stride..(t + 1) * stride];
-                    kernels.rows_f32(&m, r..r + 1, x, &mut Scratch::default(), &mut one);
+                    let (mut one, scratch) = ([0.0], &mut Scratch::default());
+                    kernels.rows_f32(&m, r..r + 1, x, scratch, &mut one);
                     prop_assert_eq!(one[0].to_bits(), all[r * n + t].to_bits(), "{}", kernels.name());
+                    if let Some(all) = &all_i8 {
+                        kernels.rows_i8(&m, r..r + 1, &codes, scratch, &mut one);
+                        prop_assert_eq!(one[0].to_bits(), all[r * n + t].to_bits(), "{}", kernels.name());
+                    }
                 }
             }
         }
@@ -180,12 +195,14 @@ proptest! {
         // Exactly the bytes that are promised, so that a tool that watches memory sees a read past them.
         let bytes: Vec<u8> = noise_bytes.iter().copied().cycle().take(need).collect();
         let corrupt = Matrix::new(encoding, shape.0, shape.1, Bytes::from(bytes), Some(starts)).unwrap();
-        let x = input(best(), 1, shape.1, seed);
-        for kernels in available() {
-            if encoding.is_integer() {
-                product_i8(kernels, &corrupt, &x);
+        for n in [1, 2, 9] {
+            let x = input(best(), n, shape.1, seed);
+            for kernels in available() {
+                if encoding.is_integer() {
+                    product_i8(kernels, &corrupt, &x);
+                }
+                product_f32(kernels, &corrupt, &x);
             }
-            product_f32(kernels, &corrupt, &x);
         }
     }
 
