@@ -6,7 +6,7 @@ use spm::{Checkpoint, Matrix};
 use crate::engine::{Engine, Precision};
 use crate::error::Error;
 use crate::ops;
-use crate::simd::{Codes, PANEL, Scratch, padded};
+use crate::simd::{Aligned, Codes, PANEL, Scratch, padded};
 
 /// `y = W x + b`, W `rows x cols`.
 pub(crate) struct Linear {
@@ -172,7 +172,7 @@ pub(crate) struct Activations {
     n: usize,
     cols: usize,
     /// Each padded with zeros to [`padded`] columns.
-    values: Vec<f32>,
+    values: Aligned<f32>,
     codes: Option<Codes>,
 }
 
@@ -181,10 +181,10 @@ impl Activations {
     pub(crate) fn set(&mut self, engine: &Engine, x: &[f32], cols: usize) {
         (self.n, self.cols) = (x.len() / cols, cols);
         let stride = padded(cols);
-        self.values.clear();
-        self.values.resize(self.n * stride, 0.0);
+        self.values.resize(self.n * stride);
         for (to, from) in self.values.chunks_exact_mut(stride).zip(x.chunks_exact(cols)) {
             to[..cols].copy_from_slice(from);
+            to[cols..].fill(0.0);
         }
         if engine.precision() == Precision::Exact {
             self.codes = None;

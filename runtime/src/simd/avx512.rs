@@ -469,25 +469,19 @@ impl Isa for Avx512 {
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi2,popcnt")]
     #[inline]
     unsafe fn dots_f32<const R: usize, const N: usize>(w: &[f32], x: &[f32], stride: usize) -> [[f32; N]; R] {
-        assert!(w.len() >= R * stride && x.len() >= N * stride);
+        assert!(w.len() >= R * stride && x.len() >= N * stride && stride.is_multiple_of(16));
         let mut acc = [[_mm512_setzero_ps(); N]; R];
-        let mut step = |k: usize, there: __mmask16| {
-            // SAFETY: the lanes that are loaded lie below `stride` from `k` on, in both, asserted above.
-            unsafe {
-                let xs: [__m512; N] =
-                    std::array::from_fn(|t| _mm512_maskz_loadu_ps(there, x.as_ptr().add(t * stride + k)));
+        // SAFETY: `k + 16 <= stride`, and both slices have that many rows, asserted above.
+        unsafe {
+            for k in (0..stride).step_by(16) {
+                let xs: [__m512; N] = std::array::from_fn(|t| _mm512_loadu_ps(x.as_ptr().add(t * stride + k)));
                 for (r, acc) in acc.iter_mut().enumerate() {
-                    let w = _mm512_maskz_loadu_ps(there, w.as_ptr().add(r * stride + k));
+                    let w = _mm512_loadu_ps(w.as_ptr().add(r * stride + k));
                     for (acc, x) in acc.iter_mut().zip(xs) {
                         *acc = _mm512_fmadd_ps(w, x, *acc);
                     }
                 }
             }
-        };
-        let whole = stride / 16 * 16;
-        (0..whole).step_by(16).for_each(|k| step(k, u16::MAX));
-        if whole < stride {
-            step(whole, (1 << (stride - whole)) - 1);
         }
         acc.map(|row| row.map(|lanes| _mm512_reduce_add_ps(lanes)))
     }

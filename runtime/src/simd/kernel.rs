@@ -9,22 +9,23 @@ use std::ops::Range;
 use spm::{BLOCK, Encoding, Matrix};
 
 use super::Kernels;
+use super::aligned::Aligned;
 
 /// Columns of an f32 vector are padded to a multiple of this.
-pub(crate) const PAD: usize = 8;
+pub(crate) const PAD: usize = 16;
 /// Blocks whose dot products are scaled together, and lanes of the sum.
 pub(super) const LANES: usize = 8;
 /// Results for several vectors are written in panels of this many rows: row `r` times vector `t` of a panel of `h`
 /// rows is at `t * h + r` of the panel.
 pub(crate) const PANEL: usize = 16;
-/// Rows that share the loads of `x` in the f32 product.
-const TILE: usize = 4;
+/// Most rows that share the loads of `x` in the f32 product.
+const TILE: usize = 8;
 /// Readable and writable bytes past a scratch row, so that whole registers may be moved.
 pub(super) const OVERRUN: usize = 64;
 
 /// What an instruction set brings. Every method may assume that the CPU has it.
 pub(super) trait Isa {
-    /// Whether there are registers for 4 rows times 6 vectors of sums.
+    /// Whether there are registers for the sums of 8 rows times 3 vectors.
     const WIDE: bool = false;
 
     /// Writes `codes[c]` for every column: the next of `values` where the mask has a bit, else 0.
@@ -75,7 +76,7 @@ pub struct Codes {
     cols: usize,
     /// Blocks of a padded vector.
     stride: usize,
-    codes: Vec<i8>,
+    codes: Aligned<i8>,
     scales: Vec<f32>,
     /// Sums of the codes of every block, for kernels that multiply unsigned weights.
     sums: Vec<i32>,
@@ -102,7 +103,7 @@ impl Codes {
     pub(crate) fn set(&mut self, kernels: &Kernels, x: &[f32], cols: usize) {
         (self.n, self.cols, self.stride) = (x.len() / cols, cols, cols.div_ceil(BLOCK).next_multiple_of(LANES));
         let blocks = self.n * self.stride;
-        self.codes.resize(blocks * BLOCK, 0);
+        self.codes.resize(blocks * BLOCK);
         self.scales.resize(blocks, 0.0);
         self.sums.resize(blocks, 0);
         self.padded.clear();
@@ -147,11 +148,11 @@ impl Codes {
 #[derive(Default)]
 pub struct Scratch {
     /// One row's codes; a panel of them for ISAs that pack.
-    pub(super) codes: Lines,
+    pub(super) codes: Aligned<i8>,
     /// Kept codes of one row before they are put in their places; codes of a packed panel.
-    pub(super) packed: Lines,
-    pub(super) scales: Vec<f32>,
-    tile: Vec<f32>,
+    pub(super) packed: Aligned<i8>,
+    pub(super) scales: Aligned<f32>,
+    tile: Aligned<f32>,
 }
 
 impl Scratch {
@@ -160,50 +161,12 @@ impl Scratch {
         let blocks = cols.div_ceil(BLOCK).next_multiple_of(LANES);
         self.codes.fit(rows * blocks * BLOCK + OVERRUN);
         self.packed.fit(rows * blocks * BLOCK + 2 * OVERRUN);
-        fit(&mut self.scales, rows * blocks);
+        self.scales.fit(rows * blocks);
     }
 
     /// Room for a tile of singles.
     pub(super) fn fit_tile(&mut self, cols: usize) {
-        fit(&mut self.tile, TILE * (cols.next_multiple_of(BLOCK) + OVERRUN));
-    }
-}
-
-fn fit(buffer: &mut Vec<f32>, len: usize) {
-    if buffer.len() < len {
-        buffer.resize(len, 0.0);
-    }
-}
-
-/// Codes that start at a cache line.
-#[derive(Default)]
-pub(super) struct Lines(Vec<Line>);
-
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([i8; 64]);
-
-impl Lines {
-    fn fit(&mut self, len: usize) {
-        if self.len() < len {
-            self.0.resize(len.div_ceil(64), Line([0; 64]));
-        }
-    }
-}
-
-impl std::ops::Deref for Lines {
-    type Target = [i8];
-
-    fn deref(&self) -> &[i8] {
-        // SAFETY: a line is 64 codes without padding.
-        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len() * 64) }
-    }
-}
-
-impl std::ops::DerefMut for Lines {
-    fn deref_mut(&mut self) -> &mut [i8] {
-        // SAFETY: a line is 64 codes without padding.
-        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), self.0.len() * 64) }
+        self.tile.fit(TILE * (cols.next_multiple_of(BLOCK) + OVERRUN));
     }
 }
 
@@ -312,18 +275,24 @@ pub(super) unsafe fn rows_f32<I: Isa>(
     let n = x.len() / stride;
     for (first, panel) in rows.step_by(PANEL).zip(out.chunks_mut(PANEL * n)) {
         let height = panel.len() / n;
-        for r in (0..height).step_by(TILE) {
-            let tile = TILE.min(height - r);
+        let mut r = 0;
+        while r < height {
+            let tile = match height - r {
+                left if left >= 8 && I::WIDE => 8,
+                left => left.min(4),
+            };
             // SAFETY: the ISA is the caller's promise; the scratch was fitted.
             unsafe {
                 expand_tile::<I>(m, first + r, tile, stride, scratch);
                 match tile {
+                    8 => tile_f32::<I, 8>(&scratch.tile, x, stride, &mut panel[r..], height),
                     4 => tile_f32::<I, 4>(&scratch.tile, x, stride, &mut panel[r..], height),
                     3 => tile_f32::<I, 3>(&scratch.tile, x, stride, &mut panel[r..], height),
                     2 => tile_f32::<I, 2>(&scratch.tile, x, stride, &mut panel[r..], height),
                     _ => tile_f32::<I, 1>(&scratch.tile, x, stride, &mut panel[r..], height),
                 }
             }
+            r += tile;
         }
     }
 }
@@ -371,7 +340,6 @@ unsafe fn tile_f32<I: Isa, const R: usize>(tile: &[f32], x: &[f32], stride: usiz
             t += match n - t {
                 1 => put(I::dots_f32::<R, 1>(tile, x, stride), out, height),
                 2 => put(I::dots_f32::<R, 2>(tile, x, stride), out, height),
-                left if left >= 6 && I::WIDE => put(I::dots_f32::<R, 6>(tile, x, stride), out, height),
                 _ => put(I::dots_f32::<R, 3>(tile, x, stride), out, height),
             };
         }

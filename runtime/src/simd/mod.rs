@@ -10,6 +10,7 @@
 //! with lane `i mod 8`. Only the f32 product may fuse and so may differ between ISAs in the last bits; inside
 //! one kernel it is the same for any batch size and any encoding of the same values.
 
+mod aligned;
 mod kernel;
 mod portable;
 
@@ -26,6 +27,7 @@ use spm::Matrix;
 
 pub use kernel::{Codes, Scratch};
 
+pub(crate) use aligned::Aligned;
 pub(crate) use kernel::{PAD, PANEL};
 
 /// One instruction set's loops. Functions are private: callers go through the checked methods.
