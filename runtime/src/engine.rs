@@ -70,6 +70,18 @@ impl Engine {
     pub(crate) fn pool(&self) -> &Pool {
         &self.pool
     }
+
+    /// Cuts vectors of `width` into one run a thread and calls `work` with the index of a run's first and the run.
+    /// One vector stays on this thread.
+    pub(crate) fn for_each_part(&self, vectors: &mut [f32], width: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
+        let n = vectors.len() / width;
+        if n == 1 {
+            return work(0, vectors);
+        }
+        let share = n.div_ceil(self.threads());
+        let mut parts: Vec<_> = vectors.chunks_mut(share * width).collect();
+        self.pool.for_each(&mut parts, |i, part| work(i * share, part));
+    }
 }
 
 fn choose(name: Option<&str>) -> Result<&'static Kernels, Error> {

@@ -1,10 +1,12 @@
 //! Keys and values of the positions seen so far, as halves or singles.
 
+use std::ops::Range;
+
 use spm::Config;
 
 use crate::error::Error;
 use crate::linear::{Half, zeroed};
-use crate::simd::Kernels;
+use crate::simd::{Cached, KEY_BLOCK, Kernels};
 
 /// How keys and values are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,7 +18,8 @@ pub enum KvType {
     F32,
 }
 
-/// Keys and values of one layer; `(kv head, position, dimension)`, dimension fastest.
+/// Keys and values of one layer. Values lie as `(kv head, position, dimension)`, dimension fastest; keys as
+/// `(kv head, block of positions, dimension, position)`, position fastest, so that every lane of a register is a key.
 pub struct KvCache {
     context: usize,
     head_dim: usize,
@@ -33,7 +36,9 @@ impl KvCache {
     /// Room for `context` positions of one layer of `config`.
     pub fn new(config: &Config, context: usize, kind: KvType) -> Result<Self, Error> {
         let len = config.kv_dim().saturating_mul(context);
-        Ok(KvCache { context, head_dim: config.head_dim, keys: Store::new(kind, len)?, values: Store::new(kind, len)? })
+        let padded = config.kv_dim().saturating_mul(context.div_ceil(KEY_BLOCK).saturating_mul(KEY_BLOCK));
+        let (keys, values) = (Store::new(kind, padded)?, Store::new(kind, len)?);
+        Ok(KvCache { context, head_dim: config.head_dim, keys, values })
     }
 
     /// Bytes that a cache of one layer takes.
@@ -42,7 +47,7 @@ impl KvCache {
             KvType::F16 => 2,
             KvType::F32 => 4,
         };
-        config.kv_dim().saturating_mul(context).saturating_mul(2 * value)
+        config.kv_dim().saturating_mul(context.saturating_add(KEY_BLOCK)).saturating_mul(2 * value)
     }
 
     pub(crate) fn context(&self) -> usize {
@@ -52,44 +57,28 @@ impl KvCache {
     /// Stores the keys and values (all kv heads, `head_dim` each) of one position.
     pub(crate) fn put(&mut self, kernels: &Kernels, position: usize, key: &[f32], value: &[f32]) {
         let d = self.head_dim;
+        let (block, lane) = (position / KEY_BLOCK, position % KEY_BLOCK);
         for (head, (key, value)) in key.chunks_exact(d).zip(value.chunks_exact(d)).enumerate() {
-            let at = (head * self.context + position) * d;
-            self.keys.put(kernels, at, key);
-            self.values.put(kernels, at, value);
+            let keys = head * self.keys_of_a_head() + block * d * KEY_BLOCK + lane;
+            self.keys.put(kernels, keys, KEY_BLOCK, key);
+            self.values.put(kernels, (head * self.context + position) * d, 1, value);
         }
     }
 
-    /// `scores[p] = query . key[p]` for the first `scores.len()` positions of a kv head.
-    pub(crate) fn scores(&self, kernels: &Kernels, head: usize, query: &[f32], scores: &mut [f32]) {
-        let d = self.head_dim;
-        let first = head * self.context * d;
-        match &self.keys {
-            Store::F16(keys) => {
-                let keys = keys[first..].chunks_exact(d);
-                scores.iter_mut().zip(keys).for_each(|(s, key)| *s = kernels.dot_f16(query, key));
-            }
-            Store::F32(keys) => {
-                let keys = keys[first..].chunks_exact(d);
-                scores.iter_mut().zip(keys).for_each(|(s, key)| *s = kernels.dot_f32(query, key));
-            }
-        }
+    /// The keys of a kv head.
+    pub(crate) fn keys(&self, head: usize) -> Cached<'_> {
+        let n = self.keys_of_a_head();
+        self.keys.part(head * n..(head + 1) * n)
     }
 
-    /// `out = sum of weights[p] * value[p]` over the first `weights.len()` positions of a kv head.
-    pub(crate) fn mix(&self, kernels: &Kernels, head: usize, weights: &[f32], out: &mut [f32]) {
-        let d = self.head_dim;
-        let first = head * self.context * d;
-        out.fill(0.0);
-        match &self.values {
-            Store::F16(values) => {
-                let values = values[first..].chunks_exact(d);
-                weights.iter().zip(values).for_each(|(&w, value)| kernels.add_scaled_f16(out, w, value));
-            }
-            Store::F32(values) => {
-                let values = values[first..].chunks_exact(d);
-                weights.iter().zip(values).for_each(|(&w, value)| kernels.add_scaled_f32(out, w, value));
-            }
-        }
+    /// The values of a kv head.
+    pub(crate) fn values(&self, head: usize) -> Cached<'_> {
+        let n = self.context * self.head_dim;
+        self.values.part(head * n..(head + 1) * n)
+    }
+
+    fn keys_of_a_head(&self) -> usize {
+        self.context.next_multiple_of(KEY_BLOCK) * self.head_dim
     }
 }
 
@@ -101,10 +90,22 @@ impl Store {
         })
     }
 
-    fn put(&mut self, kernels: &Kernels, at: usize, vector: &[f32]) {
+    /// Stores a vector, `stride` apart.
+    fn put(&mut self, kernels: &Kernels, at: usize, stride: usize, vector: &[f32]) {
         match self {
-            Store::F16(all) => kernels.store_f16(vector, &mut all[at..at + vector.len()]),
-            Store::F32(all) => all[at..at + vector.len()].copy_from_slice(vector),
+            Store::F16(all) if stride == 1 => kernels.store_f16(vector, &mut all[at..at + vector.len()]),
+            Store::F16(all) => {
+                let places = all[at..].iter_mut().step_by(stride);
+                places.zip(vector).for_each(|(place, &v)| *place = Half::from_f32(v));
+            }
+            Store::F32(all) => all[at..].iter_mut().step_by(stride).zip(vector).for_each(|(place, &v)| *place = v),
+        }
+    }
+
+    fn part(&self, range: Range<usize>) -> Cached<'_> {
+        match self {
+            Store::F16(all) => Cached::F16(&all[range]),
+            Store::F32(all) => Cached::F32(&all[range]),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! It runs what a [`spm::Checkpoint`] says and knows no model family by name. It does not print, read the
 //! environment, or end the process.
 
+mod attention;
 mod engine;
 mod error;
 pub mod ffi;

@@ -6,6 +6,7 @@ use spm::{Rope, RopeLayout};
 use crate::simd::sum_lanes;
 
 /// `out = x / rms(x) * weight`, `rms = sqrt(mean(x^2) + eps)` (Zhang and Sennrich 2019).
+#[inline(always)]
 pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     let mut lanes = [0.0f32; 8];
     for x in x.chunks(8) {
@@ -18,15 +19,24 @@ pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
 }
 
 /// `gate = silu(gate) * up`, `silu(v) = v / (1 + exp(-v))` (SwiGLU, Shazeer 2020).
+#[inline(always)]
 pub(crate) fn swiglu(gate: &mut [f32], up: &[f32]) {
     for (g, u) in gate.iter_mut().zip(up) {
         *g = *g / (1.0 + exp(-*g)) * u;
     }
 }
 
-/// Scores to probabilities, in place.
-pub(crate) fn softmax(scores: &mut [f32]) {
-    let max = scores.iter().fold(f32::NEG_INFINITY, |m, &s| m.max(s));
+/// Scores to probabilities, in place: softmax of `scale * score`.
+#[inline(always)]
+pub(crate) fn softmax(scores: &mut [f32], scale: f32) {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    for chunk in scores.chunks_mut(16) {
+        for (s, lane) in chunk.iter_mut().zip(&mut lanes) {
+            *s *= scale;
+            *lane = if *s > *lane { *s } else { *lane };
+        }
+    }
+    let max = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
     let mut lanes = [0.0f32; 8];
     for chunk in scores.chunks_mut(8) {
         for (s, lane) in chunk.iter_mut().zip(&mut lanes) {
@@ -44,13 +54,15 @@ pub(crate) fn add(a: &mut [f32], b: &[f32]) {
 }
 
 /// e^x to within 2 units in the last place: x = n ln 2 + r, a polynomial of degree 6 in r, scaled by 2^n.
+#[inline(always)]
 fn exp(x: f32) -> f32 {
     // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer.
     const ROUND: f32 = 12_582_912.0;
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let x = x.clamp(-87.0, 88.0);
-    let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let rounding = x * std::f32::consts::LOG2_E + ROUND;
+    let n = rounding - ROUND;
     let r = (x - n * LN2_HIGH) - n * LN2_LOW;
     let p = 1.0 / 720.0;
     let p = p * r + 1.0 / 120.0;
@@ -59,7 +71,8 @@ fn exp(x: f32) -> f32 {
     let p = p * r + 0.5;
     let p = p * r + 1.0;
     let p = p * r + 1.0;
-    p * f32::from_bits(((n as i32 + 127) as u32) << 23)
+    // The low bits of the rounding sum are n.
+    p * f32::from_bits((rounding.to_bits() << 23).wrapping_add(127 << 23))
 }
 
 /// Cosines and sines of the rotary embedding, one row a position.
@@ -131,7 +144,7 @@ mod tests {
     #[test]
     fn softmax_sums_to_one_and_keeps_ratios() {
         let mut s = [1.0, 2.0, 3.0, -1e30, 3.0];
-        softmax(&mut s);
+        softmax(&mut s, 1.0);
         assert!((s.iter().sum::<f32>() - 1.0).abs() < 1e-6);
         assert!((s[2] / s[1] - std::f32::consts::E).abs() < 1e-5);
         assert_eq!(s[2], s[4]);

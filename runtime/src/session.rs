@@ -8,7 +8,6 @@ use crate::error::Error;
 use crate::kv_cache::{KvCache, KvType};
 use crate::linear::zeroed;
 use crate::model::Model;
-use crate::ops;
 use crate::transformer::{LayerIo, Workspace, embed};
 
 /// Tokens whose logits [`Session::feed_each`] computes together.
@@ -169,7 +168,7 @@ impl Session {
         let LayerIo { hidden, dim_wide, .. } = io;
         let x = &mut dim_wide[..n * c.dim];
         for (hidden, x) in hidden[first * c.dim..].chunks_exact(c.dim).zip(x.chunks_exact_mut(c.dim)) {
-            ops::rms_norm(hidden, model.norm(), c.norm_eps, x);
+            model.engine().kernels().rms_norm(hidden, model.norm(), c.norm_eps, x);
         }
         let engine = model.engine();
         engine.pool().enter(|| ws.product(engine, model.head(), x, logits));

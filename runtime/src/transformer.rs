@@ -3,6 +3,7 @@
 
 use spm::{Checkpoint, Matrix};
 
+use crate::attention::Attention;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::kv_cache::KvCache;
@@ -31,7 +32,7 @@ pub struct Workspace {
     v: Vec<f32>,
     up: Vec<f32>,
     delta: Vec<f32>,
-    scores: Vec<Vec<f32>>,
+    attention: Attention,
     rope: RopeTable,
 }
 
@@ -121,7 +122,7 @@ impl Layer {
             let kv = t * c.kv_dim()..(t + 1) * c.kv_dim();
             cache.put(engine.kernels(), first + t, &ws.k[kv.clone()], &ws.v[kv]);
         }
-        attend(engine, cache, first, &ws.q, &mut ws.scores, out);
+        ws.attention.attend(engine, cache, first, &ws.q, out);
     }
 
     /// Adds the output projection of `attended` (`n x q_dim`) to `hidden`.
@@ -140,7 +141,10 @@ impl Layer {
         self.gate.forward(engine, &ws.x, &mut ws.parts, out);
         ws.up.resize(out.len(), 0.0);
         self.up.forward(engine, &ws.x, &mut ws.parts, &mut ws.up);
-        ops::swiglu(out, &ws.up);
+        let width = engine.config().hidden_dim;
+        engine.for_each_part(out, width, |first, gate| {
+            engine.kernels().swiglu(gate, &ws.up[first * width..][..gate.len()]);
+        });
     }
 
     /// Adds the down projection of `x` (`n x hidden_dim`) to `hidden`.
@@ -181,7 +185,7 @@ impl Workspace {
             v: Vec::new(),
             up: Vec::new(),
             delta: Vec::new(),
-            scores: Vec::new(),
+            attention: Attention::new(engine.threads()),
             rope: RopeTable::new(&engine.config().rope),
         }
     }
@@ -204,9 +208,11 @@ pub fn embed(table: &Matrix, tokens: &[u32], hidden: &mut [f32]) -> Result<(), E
 
 fn norm_rows(engine: &Engine, hidden: &[f32], weight: &[f32], out: &mut [f32]) {
     let c = engine.config();
-    for (x, out) in hidden.chunks_exact(c.dim).zip(out.chunks_exact_mut(c.dim)) {
-        ops::rms_norm(x, weight, c.norm_eps, out);
-    }
+    engine.for_each_part(out, c.dim, |first, out| {
+        for (x, out) in hidden[first * c.dim..].chunks_exact(c.dim).zip(out.chunks_exact_mut(c.dim)) {
+            engine.kernels().rms_norm(x, weight, c.norm_eps, out);
+        }
+    });
 }
 
 fn add_product(engine: &Engine, ws: &mut Workspace, linear: &Linear, x: &[f32], hidden: &mut [f32]) {
@@ -215,30 +221,4 @@ fn add_product(engine: &Engine, ws: &mut Workspace, linear: &Linear, x: &[f32], 
     ws.product(engine, linear, x, &mut delta);
     ops::add(hidden, &delta);
     ws.delta = delta;
-}
-
-/// Softmax attention of every query head over its kv head's positions, heads over threads.
-fn attend(engine: &Engine, cache: &KvCache, first: usize, q: &[f32], scores: &mut Vec<Vec<f32>>, out: &mut [f32]) {
-    let c = engine.config();
-    let scale = 1.0 / (c.head_dim as f32).sqrt();
-    let group = c.n_heads / c.n_kv_heads;
-    scores.resize_with(engine.threads(), Vec::new);
-    let mut heads: Vec<(usize, &[f32], &mut [f32])> = q
-        .chunks_exact(c.head_dim)
-        .zip(out.chunks_exact_mut(c.head_dim))
-        .enumerate()
-        .map(|(i, (q, out))| (i, q, out))
-        .collect();
-    let share = heads.len().div_ceil(engine.threads());
-    let mut shares: Vec<_> = heads.chunks_mut(share).zip(scores).collect();
-    engine.pool().for_each(&mut shares, |_, (heads, scores)| {
-        for (i, q, out) in heads.iter_mut() {
-            let (token, head) = (*i / c.n_heads, *i % c.n_heads / group);
-            scores.resize(first + token + 1, 0.0);
-            cache.scores(engine.kernels(), head, q, scores);
-            scores.iter_mut().for_each(|s| *s *= scale);
-            ops::softmax(scores);
-            cache.mix(engine.kernels(), head, scores, out);
-        }
-    });
 }

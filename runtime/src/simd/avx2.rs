@@ -7,7 +7,8 @@ use half::f16;
 use spm::{BLOCK, Matrix};
 
 use super::kernel::{self, Codes, Isa, LANES, Scratch, Vector};
-use super::{Kernels, sum_lanes};
+use super::{Aligned, Cached, Kernels, Queries, attention, sum_lanes};
+use crate::ops;
 
 /// A safe pointer to a function of this file.
 macro_rules! checked {
@@ -30,10 +31,11 @@ pub(super) static KERNELS: Kernels = Kernels {
     rows_i8: checked!(rows_i8(m, rows, x, scratch, out)),
     rows_f32: checked!(rows_f32(m, rows, x, scratch, out)),
     quantize: checked!(quantize(x, codes, scales)),
-    dot_f16: checked!(dot_f16(a, b)),
-    dot_f32: checked!(dot_f32(a, b)),
-    add_scaled_f16: checked!(add_scaled_f16(out, factor, x)),
-    add_scaled_f32: checked!(add_scaled_f32(out, factor, x)),
+    scores: checked!(scores(q, keys, scratch, out)),
+    mix: checked!(mix(q, values, scratch, weights, out)),
+    softmax: checked!(softmax(scores, scale)),
+    swiglu: checked!(swiglu(gate, up)),
+    rms_norm: checked!(rms_norm(x, weight, eps, out)),
     store_f16: checked!(store_f16(x, out)),
 };
 
@@ -265,63 +267,30 @@ fn quantize(x: &[f32], codes: &mut [i8], scales: &mut [f32]) {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dot_f16(a: &[f32], b: &[f16]) -> f32 {
-    let whole = a.len() / 8 * 8;
-    let mut acc = _mm256_setzero_ps();
-    for i in (0..whole).step_by(8) {
-        // SAFETY: `i + 8` is within both, equally long by Kernels::dot_f16.
-        unsafe {
-            let b = _mm256_cvtph_ps(_mm_loadu_si128(b.as_ptr().add(i).cast()));
-            acc = _mm256_add_ps(acc, _mm256_mul_ps(_mm256_loadu_ps(a.as_ptr().add(i)), b));
-        }
-    }
-    let tail = b[whole..].iter().map(|h| h.to_f32());
-    finish_dot(acc, &a[whole..], tail)
+fn scores(q: &Queries, keys: Cached, scratch: &mut Aligned<f32>, out: &mut [f32]) {
+    // SAFETY: this function's target features are the ISA.
+    unsafe { attention::scores::<Avx2>(q, keys, scratch, out) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
-    let whole = a.len() / 8 * 8;
-    let mut acc = _mm256_setzero_ps();
-    for i in (0..whole).step_by(8) {
-        // SAFETY: `i + 8` is within both, equally long by Kernels::dot_f32.
-        unsafe {
-            let (a, b) = (_mm256_loadu_ps(a.as_ptr().add(i)), _mm256_loadu_ps(b.as_ptr().add(i)));
-            acc = _mm256_add_ps(acc, _mm256_mul_ps(a, b));
-        }
-    }
-    finish_dot(acc, &a[whole..], b[whole..].iter().copied())
-}
-
-/// Adds the last few products to their lanes and sums.
-#[target_feature(enable = "avx2")]
-fn finish_dot(acc: __m256, a: &[f32], b: impl Iterator<Item = f32>) -> f32 {
-    let mut lanes = [0.0; 8];
-    // SAFETY: eight floats are written.
-    unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), acc) };
-    lanes.iter_mut().zip(a.iter().zip(b)).for_each(|(lane, (a, b))| *lane += a * b);
-    sum_lanes(lanes)
+fn mix(q: &Queries, values: Cached, scratch: &mut Aligned<f32>, weights: &[f32], out: &mut [f32]) {
+    // SAFETY: this function's target features are the ISA.
+    unsafe { attention::mix::<Avx2>(q, values, scratch, weights, out) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn add_scaled_f16(out: &mut [f32], factor: f32, x: &[f16]) {
-    let whole = out.len() / 8 * 8;
-    let factors = _mm256_set1_ps(factor);
-    for i in (0..whole).step_by(8) {
-        // SAFETY: `i + 8` is within both, equally long by Kernels::add_scaled_f16.
-        unsafe {
-            let x = _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().add(i).cast()));
-            let sum = _mm256_add_ps(_mm256_loadu_ps(out.as_ptr().add(i)), _mm256_mul_ps(factors, x));
-            _mm256_storeu_ps(out.as_mut_ptr().add(i), sum);
-        }
-    }
-    out[whole..].iter_mut().zip(&x[whole..]).for_each(|(o, x)| *o += factor * x.to_f32());
+fn softmax(scores: &mut [f32], scale: f32) {
+    ops::softmax(scores, scale);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn add_scaled_f32(out: &mut [f32], factor: f32, x: &[f32]) {
-    // Compiled for AVX2 this is a vector loop already; multiply and add stay apart, as Rust never fuses.
-    out.iter_mut().zip(x).for_each(|(o, x)| *o += factor * x);
+fn swiglu(gate: &mut [f32], up: &[f32]) {
+    ops::swiglu(gate, up);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    ops::rms_norm(x, weight, eps, out);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -9,7 +9,8 @@ use std::ops::Range;
 use spm::{BLOCK, Encoding, Matrix};
 
 use super::kernel::{self, Codes, HOLED_LEVELS, Isa, LANES, OVERRUN, PANEL, Scratch, Vector};
-use super::{Kernels, avx2};
+use super::{Aligned, Cached, Kernels, Queries, attention, avx2};
+use crate::ops;
 
 /// The kernels, if this CPU has what they need.
 pub(super) fn detect() -> Option<&'static Kernels> {
@@ -19,6 +20,14 @@ pub(super) fn detect() -> Option<&'static Kernels> {
         rows_i8: |m, rows, x, scratch, out| unsafe { rows_i8(m, rows, x, scratch, out) },
         // SAFETY: as above.
         rows_f32: |m, rows, x, scratch, out| unsafe { rows_f32(m, rows, x, scratch, out) },
+        // SAFETY: as above.
+        scores: |q, keys, scratch, out| unsafe { scores(q, keys, scratch, out) },
+        // SAFETY: as above.
+        mix: |q, values, scratch, weights, out| unsafe { mix(q, values, scratch, weights, out) },
+        // SAFETY: as above.
+        softmax: |scores, scale| unsafe { softmax(scores, scale) },
+        // SAFETY: as above.
+        swiglu: |gate, up| unsafe { swiglu(gate, up) },
         ..avx2::KERNELS
     };
     let found = is_x86_feature_detected!("avx512f")
@@ -59,6 +68,28 @@ fn rows_i8(m: &Matrix, rows: Range<usize>, x: &Codes, scratch: &mut Scratch, out
 fn rows_f32(m: &Matrix, rows: Range<usize>, x: &[f32], scratch: &mut Scratch, out: &mut [f32]) {
     // SAFETY: this function's target features are the ISA.
     unsafe { kernel::rows_f32::<Avx512>(m, rows, x, scratch, out) }
+}
+
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi2,popcnt")]
+fn scores(q: &Queries, keys: Cached, scratch: &mut Aligned<f32>, out: &mut [f32]) {
+    // SAFETY: this function's target features are the ISA.
+    unsafe { attention::scores::<Avx512>(q, keys, scratch, out) }
+}
+
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi2,popcnt")]
+fn mix(q: &Queries, values: Cached, scratch: &mut Aligned<f32>, weights: &[f32], out: &mut [f32]) {
+    // SAFETY: this function's target features are the ISA.
+    unsafe { attention::mix::<Avx512>(q, values, scratch, weights, out) }
+}
+
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi2,popcnt")]
+fn softmax(scores: &mut [f32], scale: f32) {
+    ops::softmax(scores, scale);
+}
+
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi2,popcnt")]
+fn swiglu(gate: &mut [f32], up: &[f32]) {
+    ops::swiglu(gate, up);
 }
 
 /// Decoding: every row is multiplied as it is expanded.
@@ -405,13 +436,13 @@ impl Panel<'_> {
                 *sums = acc;
             }
             let there = ((1u32 << self.height) - 1) as __mmask16;
-            for t in 0..N {
-                let add = |a: __m512, b: __m512| _mm512_add_ps(a, b);
+            let add = |a: __m512, b: __m512| _mm512_add_ps(a, b);
+            for (t, out) in out.chunks_exact_mut(self.height).take(N).enumerate() {
                 let l = |i: usize| lanes[i][t];
                 // The order of `sum_lanes`.
                 let even = add(add(l(0), l(4)), add(l(2), l(6)));
                 let odd = add(add(l(1), l(5)), add(l(3), l(7)));
-                _mm512_mask_storeu_ps(out.as_mut_ptr().add(t * self.height), there, add(even, odd));
+                _mm512_mask_storeu_ps(out.as_mut_ptr(), there, add(even, odd));
             }
         }
         N

@@ -6,11 +6,12 @@
 //! **Arithmetic.** `portable` defines what every kernel computes. On the integer path (int8 weights times
 //! int8 activations) every kernel gives the same bits: the dot product of a block of 32 is an exact integer;
 //! block `b` is added to lane `b mod 8` as `lane += dot * (weight_scale * x_scale)`, multiplied and added
-//! separately (not fused); the lanes are summed by `sum_lanes`. Attention and norms follow the same rule
-//! with lane `i mod 8`. Only the f32 product may fuse and so may differ between ISAs in the last bits; inside
+//! separately (not fused); the lanes are summed by `sum_lanes`. Norms follow the same rule with lane `i mod 8`;
+//! attention sums in order of the index, see [`attention`]. Only the f32 product may fuse and so may differ between ISAs in the last bits; inside
 //! one kernel it is the same for any batch size and any encoding of the same values.
 
 mod aligned;
+mod attention;
 mod kernel;
 mod portable;
 
@@ -28,6 +29,7 @@ use spm::Matrix;
 pub use kernel::{Codes, Scratch};
 
 pub(crate) use aligned::Aligned;
+pub(crate) use attention::{Cached, KEY_BLOCK, Queries};
 pub(crate) use kernel::{PAD, PANEL};
 
 /// One instruction set's loops. Functions are private: callers go through the checked methods.
@@ -36,10 +38,11 @@ pub struct Kernels {
     rows_i8: fn(&Matrix, Range<usize>, &Codes, &mut Scratch, &mut [f32]),
     rows_f32: fn(&Matrix, Range<usize>, &[f32], &mut Scratch, &mut [f32]),
     quantize: fn(&[f32], &mut [i8], &mut [f32]),
-    dot_f16: fn(&[f32], &[f16]) -> f32,
-    dot_f32: fn(&[f32], &[f32]) -> f32,
-    add_scaled_f16: fn(&mut [f32], f32, &[f16]),
-    add_scaled_f32: fn(&mut [f32], f32, &[f32]),
+    scores: fn(&Queries, Cached, &mut Aligned<f32>, &mut [f32]),
+    mix: fn(&Queries, Cached, &mut Aligned<f32>, &[f32], &mut [f32]),
+    softmax: fn(&mut [f32], f32),
+    swiglu: fn(&mut [f32], &[f32]),
+    rms_norm: fn(&[f32], &[f32], f32, &mut [f32]),
     store_f16: fn(&[f32], &mut [f16]),
 }
 
@@ -96,28 +99,36 @@ impl Kernels {
         (self.quantize)(x, codes, scales);
     }
 
-    /// Dot product with halves.
-    pub(crate) fn dot_f16(&self, a: &[f32], b: &[f16]) -> f32 {
-        assert_eq!(a.len(), b.len());
-        (self.dot_f16)(a, b)
+    /// See [`attention::scores`].
+    pub(crate) fn scores(&self, queries: &Queries, keys: Cached, scratch: &mut Aligned<f32>, scores: &mut [f32]) {
+        (self.scores)(queries, keys, scratch, scores);
     }
 
-    /// Dot product.
-    pub(crate) fn dot_f32(&self, a: &[f32], b: &[f32]) -> f32 {
-        assert_eq!(a.len(), b.len());
-        (self.dot_f32)(a, b)
+    /// See [`attention::mix`].
+    pub(crate) fn mix(
+        &self,
+        queries: &Queries,
+        values: Cached,
+        scratch: &mut Aligned<f32>,
+        weights: &[f32],
+        out: &mut [f32],
+    ) {
+        (self.mix)(queries, values, scratch, weights, out);
     }
 
-    /// `out += factor * x`, x in halves.
-    pub(crate) fn add_scaled_f16(&self, out: &mut [f32], factor: f32, x: &[f16]) {
-        assert_eq!(out.len(), x.len());
-        (self.add_scaled_f16)(out, factor, x);
+    /// See [`crate::ops::softmax`].
+    pub(crate) fn softmax(&self, scores: &mut [f32], scale: f32) {
+        (self.softmax)(scores, scale);
     }
 
-    /// `out += factor * x`.
-    pub(crate) fn add_scaled_f32(&self, out: &mut [f32], factor: f32, x: &[f32]) {
-        assert_eq!(out.len(), x.len());
-        (self.add_scaled_f32)(out, factor, x);
+    /// See [`crate::ops::swiglu`].
+    pub(crate) fn swiglu(&self, gate: &mut [f32], up: &[f32]) {
+        (self.swiglu)(gate, up);
+    }
+
+    /// See [`crate::ops::rms_norm`].
+    pub(crate) fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+        (self.rms_norm)(x, weight, eps, out);
     }
 
     /// Rounds to halves, to nearest even.

@@ -8,7 +8,8 @@ use spm::{BLOCK, Matrix};
 use wide::f32x8;
 
 use super::kernel::{self, Codes, Isa, LANES, OVERRUN, Scratch, Vector};
-use super::{Kernels, sum_lanes};
+use super::{Kernels, attention, sum_lanes};
+use crate::ops;
 
 pub(super) fn detect() -> Option<&'static Kernels> {
     static KERNELS: Kernels = Kernels {
@@ -16,10 +17,15 @@ pub(super) fn detect() -> Option<&'static Kernels> {
         rows_i8,
         rows_f32,
         quantize,
-        dot_f16,
-        dot_f32,
-        add_scaled_f16,
-        add_scaled_f32,
+        // SAFETY: this ISA needs nothing of the CPU.
+        scores: |q, keys, scratch, out| unsafe { attention::scores::<Portable>(q, keys, scratch, out) },
+        // SAFETY: as above.
+        mix: |q, values, scratch, weights, out| unsafe {
+            attention::mix::<Portable>(q, values, scratch, weights, out);
+        },
+        softmax: ops::softmax,
+        swiglu: ops::swiglu,
+        rms_norm: ops::rms_norm,
         store_f16: |x, out| out.convert_from_f32_slice(x),
     };
     Some(&KERNELS)
@@ -119,31 +125,6 @@ fn quantize(x: &[f32], codes: &mut [i8], scales: &mut [f32]) {
         let inverse = if max > 0.0 { 127.0 / max } else { 0.0 };
         codes.iter_mut().zip(x).for_each(|(c, v)| *c = (v * inverse).round_ties_even() as i8);
     }
-}
-
-fn dot_f16(a: &[f32], b: &[f16]) -> f32 {
-    let mut acc = f32x8::ZERO;
-    let mut b8 = [0.0; 8];
-    for (a, b) in a.chunks(8).zip(b.chunks(8)) {
-        b.convert_to_f32_slice(&mut b8[..b.len()]);
-        b8[b.len()..].fill(0.0);
-        acc += load(a) * f32x8::from(b8);
-    }
-    sum_lanes(acc.to_array())
-}
-
-fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
-    let mut acc = f32x8::ZERO;
-    a.chunks(8).zip(b.chunks(8)).for_each(|(a, b)| acc += load(a) * load(b));
-    sum_lanes(acc.to_array())
-}
-
-fn add_scaled_f16(out: &mut [f32], factor: f32, x: &[f16]) {
-    out.iter_mut().zip(x).for_each(|(o, x)| *o += factor * x.to_f32());
-}
-
-fn add_scaled_f32(out: &mut [f32], factor: f32, x: &[f32]) {
-    out.iter_mut().zip(x).for_each(|(o, x)| *o += factor * x);
 }
 
 /// Up to eight values, the rest zeros.

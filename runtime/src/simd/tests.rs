@@ -226,25 +226,59 @@ proptest! {
     }
 
     #[test]
-    fn vector_operations_agree_bit_for_bit(n in 1usize..140, seed in any::<u64>(), factor in -2.0f32..2.0) {
-        let (a, b) = (noise(n, seed), noise(n, seed ^ 1));
-        let reference = portable::detect().unwrap();
-        let mut halves = vec![f16::ZERO; n];
-        reference.store_f16(&b, &mut halves);
-        let exact: f64 = a.iter().zip(&b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
-        prop_assert!((f64::from(reference.dot_f32(&a, &b)) - exact).abs() < 1e-3);
+    fn attention_agrees_with_f64_and_portable(
+        dim in prop_oneof![1usize..40, prop::sample::select(&[64usize, 80, 128, 256][..])],
+        lens in prop::collection::vec(1usize..70, 1..9), halves in any::<bool>(), seed in any::<u64>(),
+    ) {
+        let positions = *lens.iter().max().unwrap();
+        let stride = positions.next_multiple_of(KEY_BLOCK);
+        let (queries, keys) = (noise(lens.len() * dim, seed), noise(stride * dim, seed ^ 1));
+        let (values, weights) = (noise(positions * dim, seed ^ 2), noise(lens.len() * stride, seed ^ 3));
+        let q = Queries { dim, queries: &queries, lens: &lens, stride };
+        let half = |v: &[f32]| v.iter().map(|&v| f16::from_f32(v)).collect::<Vec<_>>();
+        let (key_halves, value_halves) = (half(&keys), half(&values));
+        let stored = |v: f32| f64::from(if halves { f16::from_f32(v).to_f32() } else { v });
+        let (k, v) = match halves {
+            true => (Cached::F16(&key_halves), Cached::F16(&value_halves)),
+            false => (Cached::F32(&keys), Cached::F32(&values)),
+        };
+        let mut first: Option<Vec<u32>> = None;
         for kernels in available() {
-            let mut stored = vec![f16::ZERO; n];
-            kernels.store_f16(&b, &mut stored);
-            prop_assert_eq!(&stored, &halves);
-            prop_assert_eq!(kernels.dot_f32(&a, &b).to_bits(), reference.dot_f32(&a, &b).to_bits());
-            prop_assert_eq!(kernels.dot_f16(&a, &halves).to_bits(), reference.dot_f16(&a, &halves).to_bits());
-            let (mut ours, mut theirs) = (a.clone(), a.clone());
-            kernels.add_scaled_f16(&mut ours, factor, &halves);
-            reference.add_scaled_f16(&mut theirs, factor, &halves);
-            kernels.add_scaled_f32(&mut ours, factor, &b);
-            reference.add_scaled_f32(&mut theirs, factor, &b);
-            prop_assert_eq!(bits(&ours), bits(&theirs));
+            let (mut scores, mut out) = (vec![0.0; lens.len() * stride], vec![0.0; lens.len() * dim]);
+            kernels.scores(&q, k, &mut Aligned::default(), &mut scores);
+            kernels.mix(&q, v, &mut Aligned::default(), &weights, &mut out);
+            for (i, &len) in lens.iter().enumerate() {
+                for p in 0..len {
+                    let key = |d: usize| stored(keys[(p / KEY_BLOCK * dim + d) * KEY_BLOCK + p % KEY_BLOCK]);
+                    let exact: f64 = (0..dim).map(|d| f64::from(queries[i * dim + d]) * key(d)).sum();
+                    prop_assert!((f64::from(scores[i * stride + p]) - exact).abs() < 1e-2, "{}", kernels.name());
+                }
+                for d in 0..dim {
+                    let term = |p: usize| f64::from(weights[i * stride + p]) * stored(values[p * dim + d]);
+                    let exact: f64 = (0..len).map(term).sum();
+                    prop_assert!((f64::from(out[i * dim + d]) - exact).abs() < 1e-2, "{}", kernels.name());
+                }
+            }
+            let seen = |i: usize| scores[i * stride..i * stride + lens[i]].iter();
+            let now: Vec<u32> = (0..lens.len()).flat_map(seen).chain(&out).map(|v| v.to_bits()).collect();
+            prop_assert_eq!(first.get_or_insert_with(|| now.clone()), &now, "{}", kernels.name());
+        }
+    }
+
+    #[test]
+    fn small_operations_agree_bit_for_bit(n in 1usize..140, seed in any::<u64>(), scale in 0.01f32..2.0) {
+        let (a, b) = (noise(n, seed), noise(n, seed ^ 1));
+        let results = |kernels: &Kernels| {
+            let (mut halves, mut soft, mut gate, mut normed) = (vec![f16::ZERO; n], a.clone(), a.clone(), vec![0.0; n]);
+            kernels.store_f16(&b, &mut halves);
+            kernels.softmax(&mut soft, scale);
+            kernels.swiglu(&mut gate, &b);
+            kernels.rms_norm(&a, &b, 1e-5, &mut normed);
+            (halves, bits(&soft), bits(&gate), bits(&normed))
+        };
+        let reference = results(portable::detect().unwrap());
+        for kernels in available() {
+            prop_assert_eq!(&results(kernels), &reference, "{}", kernels.name());
         }
     }
 }
