@@ -1,5 +1,7 @@
 //! A weight that knows how to multiply: a matrix in any encoding, an optional bias, rows over threads.
 
+use std::ops::Range;
+
 use half::f16;
 use spm::{Checkpoint, Matrix};
 
@@ -48,30 +50,54 @@ impl Linear {
         &self.weights
     }
 
-    /// Multiplies all vectors of `x`; `out` is `n x rows`.
-    pub(crate) fn forward(&self, engine: &Engine, x: &Activations, parts: &mut Parts, out: &mut [f32]) {
-        let (n, rows) = (x.n, self.weights.rows());
-        assert!(x.cols == self.weights.cols() && out.len() == n * rows, "{n} vectors of {} columns", x.cols);
-        let Parts { scratch, panels } = parts;
-        // The kernels write panels of rows; for one vector that is the result's own order.
-        let panels = if n == 1 { &mut *out } else { fitted(panels, n * rows) };
-        let mut jobs = [const { None }; MAX_PARTS];
-        let jobs = cut(&self.weights, n, panels, &mut scratch[..engine.pool().threads().min(MAX_PARTS)], &mut jobs);
-        engine.pool().for_each(jobs, |_, job| {
-            if let Some(Job { first, end, scratch, out }) = job {
-                let rows = *first..*end;
-                match &x.codes {
-                    Some(codes) if self.weights.encoding().is_integer() => {
-                        engine.kernels().rows_i8(&self.weights, rows, codes, scratch, out);
-                    }
-                    _ => engine.kernels().rows_f32(&self.weights, rows, &x.values, scratch, out),
-                }
+    fn rows(&self, engine: &Engine, rows: Range<usize>, x: &Activations, scratch: &mut Scratch, out: &mut [f32]) {
+        match &x.codes {
+            Some(codes) if self.weights.encoding().is_integer() => {
+                engine.kernels().rows_i8(&self.weights, rows, codes, scratch, out);
             }
-        });
-        if n > 1 {
-            unfold(&parts.panels[..n * rows], n, out);
+            _ => engine.kernels().rows_f32(&self.weights, rows, &x.values, scratch, out),
         }
-        if let Some(bias) = &self.bias {
+    }
+}
+
+/// Multiplies all vectors of `x` with several weights at once; each output is `n x rows`.
+pub(crate) fn multiply<const N: usize>(
+    engine: &Engine,
+    x: &Activations,
+    parts: &mut Parts,
+    mut products: [(&Linear, &mut [f32]); N],
+) {
+    let n = x.n;
+    for (linear, out) in &products {
+        let (rows, cols) = (linear.weights.rows(), linear.weights.cols());
+        assert!(x.cols == cols && out.len() == n * rows, "{n} vectors of {} columns, {rows}x{cols}", x.cols);
+    }
+    // The kernels write panels of rows; for one vector that is the result's own order.
+    let total = if n == 1 { 0 } else { products.iter().map(|(_, out)| out.len()).sum() };
+    let Parts { scratch, panels } = parts;
+    let mut panels = fitted(panels, total);
+    let mut jobs: [Job<N>; MAX_PARTS] = std::array::from_fn(|_| Job { scratch: None, pieces: [const { None }; N] });
+    let jobs = &mut jobs[..scratch.len()];
+    jobs.iter_mut().zip(scratch).for_each(|(job, scratch)| job.scratch = Some(scratch));
+    for (k, (linear, out)) in products.iter_mut().enumerate() {
+        let out = if n == 1 { &mut **out } else { panels.split_off_mut(..out.len()).unwrap_or_default() };
+        cut(linear, n, out, jobs, k);
+    }
+    engine.pool().for_each(jobs, |_, job| {
+        let Some(scratch) = &mut job.scratch else { return };
+        for piece in job.pieces.iter_mut().flatten() {
+            piece.linear.rows(engine, piece.rows.clone(), x, scratch, piece.out);
+        }
+    });
+    let mut panels = &parts.panels[..];
+    for (linear, out) in products {
+        let rows = linear.weights.rows();
+        if n > 1 {
+            let (now, later) = panels.split_at(out.len());
+            engine.for_each_part(out, rows, |first, out| unfold(now, n, first, out));
+            panels = later;
+        }
+        if let Some(bias) = &linear.bias {
             out.chunks_exact_mut(rows).for_each(|y| ops::add(y, bias));
         }
     }
@@ -94,34 +120,33 @@ pub(crate) fn check_shape(name: &str, expected: (usize, usize), found: (usize, u
 /// Most parts that a product is cut into.
 const MAX_PARTS: usize = 64;
 
-/// Rows for one thread: where they begin and end, its scratch, and where the result goes.
-struct Job<'a> {
-    first: usize,
-    end: usize,
-    scratch: &'a mut Scratch,
+/// What one thread does: some rows of every product.
+struct Job<'a, const N: usize> {
+    scratch: Option<&'a mut Scratch>,
+    pieces: [Option<Piece<'a>>; N],
+}
+
+/// Some rows of a product, and where their results go.
+struct Piece<'a> {
+    linear: &'a Linear,
+    rows: Range<usize>,
     out: &'a mut [f32],
 }
 
-/// Cuts the rows into one run of whole panels a thread, of about equally many bytes.
-fn cut<'j, 'a>(
-    weights: &Matrix,
-    n: usize,
-    mut out: &'a mut [f32],
-    scratch: &'a mut [Scratch],
-    jobs: &'j mut [Option<Job<'a>>; MAX_PARTS],
-) -> &'j mut [Option<Job<'a>>] {
-    let (rows, parts) = (weights.rows(), scratch.len());
+/// Cuts the rows of product `k` into one run of whole panels a job, of about equally many bytes.
+fn cut<'a, const N: usize>(linear: &'a Linear, n: usize, mut out: &'a mut [f32], jobs: &mut [Job<'a, N>], k: usize) {
+    let weights = &linear.weights;
+    let (rows, parts) = (weights.rows(), jobs.len());
     let total = weights.bytes_of_rows(0..rows);
     let mut first = 0;
-    for (i, scratch) in scratch.iter_mut().enumerate() {
+    for (i, job) in jobs.iter_mut().enumerate() {
         let share = total / parts * (i + 1);
         let share_end = (first + end_of_share(weights, first, share)).next_multiple_of(PANEL);
         let end = if i + 1 == parts { rows } else { share_end.min(rows) };
         let (now, later) = out.split_at_mut((end - first) * n);
-        jobs[i] = Some(Job { first, end, scratch, out: now });
+        job.pieces[k] = Some(Piece { linear, rows: first..end, out: now });
         (out, first) = (later, end);
     }
-    &mut jobs[..parts]
 }
 
 /// How many rows from `first` on until `share` bytes of the whole matrix are reached.
@@ -141,12 +166,12 @@ fn fitted(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     &mut buffer[..len]
 }
 
-/// From panels of rows to `out`, n x rows.
-fn unfold(panels: &[f32], n: usize, out: &mut [f32]) {
+/// From panels of rows of `n` vectors to the vectors from `first` on.
+fn unfold(panels: &[f32], n: usize, first: usize, out: &mut [f32]) {
     let rows = panels.len() / n;
     for (p, panel) in panels.chunks(PANEL * n).enumerate() {
         let height = panel.len() / n;
-        for (part, out) in panel.chunks_exact(height).zip(out.chunks_exact_mut(rows)) {
+        for (part, out) in panel[first * height..].chunks_exact(height).zip(out.chunks_exact_mut(rows)) {
             out[p * PANEL..p * PANEL + height].copy_from_slice(part);
         }
     }

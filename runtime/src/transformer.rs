@@ -7,7 +7,7 @@ use crate::attention::Attention;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::kv_cache::KvCache;
-use crate::linear::{Activations, Linear, Parts, load_vector};
+use crate::linear::{Activations, Linear, Parts, load_vector, multiply};
 use crate::ops::{self, RopeTable};
 
 /// The weights of one decoder layer.
@@ -109,12 +109,11 @@ impl Layer {
         let n = x.len() / c.dim;
         assert!(first + n <= cache.context(), "{n} positions from {first} in a cache of {}", cache.context());
         ws.x.set(engine, x, c.dim);
-        for (linear, y, width) in
-            [(&self.q, &mut ws.q, c.q_dim()), (&self.k, &mut ws.k, c.kv_dim()), (&self.v, &mut ws.v, c.kv_dim())]
-        {
+        for (y, width) in [(&mut ws.q, c.q_dim()), (&mut ws.k, c.kv_dim()), (&mut ws.v, c.kv_dim())] {
             y.resize(n * width, 0.0);
-            linear.forward(engine, &ws.x, &mut ws.parts, y);
         }
+        let Workspace { q, k, v, .. } = ws;
+        multiply(engine, &ws.x, &mut ws.parts, [(&self.q, q), (&self.k, k), (&self.v, v)]);
         ws.rope.fill(first, n);
         for t in 0..n {
             ws.rope.apply(&c.rope, t, &mut ws.q[t * c.q_dim()..(t + 1) * c.q_dim()], c.head_dim);
@@ -138,9 +137,8 @@ impl Layer {
     /// Input of the down projection: `silu(gate x) * (up x)`; `out` is `n x hidden_dim`.
     pub fn ffn_hidden(&self, engine: &Engine, ws: &mut Workspace, x: &[f32], out: &mut [f32]) {
         ws.x.set(engine, x, engine.config().dim);
-        self.gate.forward(engine, &ws.x, &mut ws.parts, out);
         ws.up.resize(out.len(), 0.0);
-        self.up.forward(engine, &ws.x, &mut ws.parts, &mut ws.up);
+        multiply(engine, &ws.x, &mut ws.parts, [(&self.gate, &mut *out), (&self.up, &mut ws.up)]);
         let width = engine.config().hidden_dim;
         engine.for_each_part(out, width, |first, gate| {
             engine.kernels().swiglu(gate, &ws.up[first * width..][..gate.len()]);
@@ -193,7 +191,7 @@ impl Workspace {
     /// `linear` times the vectors `x` (each `cols` wide).
     pub(crate) fn product(&mut self, engine: &Engine, linear: &Linear, x: &[f32], out: &mut [f32]) {
         self.x.set(engine, x, linear.weights().cols());
-        linear.forward(engine, &self.x, &mut self.parts, out);
+        multiply(engine, &self.x, &mut self.parts, [(linear, out)]);
     }
 }
 

@@ -104,7 +104,7 @@ fn close(got: &[f32], expected: &[(f64, f64)]) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::default())]
 
     #[test]
     fn integer_products_agree_with_f64_and_portable(
