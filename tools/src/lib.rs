@@ -1,6 +1,7 @@
 //! What the command-line programs share. This is the only crate that prints, parses arguments, reads the
 //! environment or ends the process.
 
+pub mod bench;
 pub mod chat;
 pub mod cli;
 pub mod dump;

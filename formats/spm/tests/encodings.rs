@@ -38,6 +38,21 @@ proptest! {
         }
     }
 
+    #[test]
+    fn the_dense_matrix_has_the_same_values((rows, cols, weights, keep) in case()) {
+        let mask = Mask::from_fn(rows, cols, |r, c| keep[r * cols + c]);
+        for encoding in Encoding::ALL {
+            let matrix = encode(encoding, rows, cols, &weights, Some(&mask)).unwrap();
+            let dense = matrix.to_dense().unwrap();
+            let mut expected = vec![0.0; rows * cols];
+            let mut found = expected.clone();
+            matrix.read_rows(0, &mut expected).unwrap();
+            dense.read_rows(0, &mut found).unwrap();
+            prop_assert_eq!(found, expected, "{} as {}", encoding.name(), dense.encoding().name());
+            prop_assert!(!dense.encoding().is_sparse());
+        }
+    }
+
     /// A row may be asked for alone and in any run, with the same result.
     #[test]
     fn rows_are_read_alike_alone_and_together((rows, cols, weights, keep) in case()) {
@@ -95,4 +110,15 @@ fn impossible_shapes_are_refused() {
         assert_eq!(Encoding::from_number(encoding as u16), Some(encoding));
     }
     assert_eq!(Encoding::from_number(4), None);
+}
+
+#[test]
+fn sparse_nibbles_become_dense_ones_where_they_fit() {
+    let dense = |weights: [f32; 4]| {
+        let mask = Mask::from_fn(1, 4, |_, col| weights[col] != 0.0);
+        encode(Encoding::SparseQ4, 1, 4, &weights, Some(&mask)).unwrap().to_dense().unwrap().encoding()
+    };
+    assert_eq!(dense([-8.0, 0.0, 3.0, 7.0]), Encoding::Q4);
+    assert_eq!(dense([8.0, 0.0, 3.0, -7.0]), Encoding::Q4, "with the scale's sign turned");
+    assert_eq!(dense([8.0, 0.0, 3.0, -8.0]), Encoding::Q8);
 }
