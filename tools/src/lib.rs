@@ -10,5 +10,6 @@ pub mod failure;
 pub mod inspect;
 pub mod open;
 pub mod process;
+pub mod synth;
 
 pub use failure::{Failure, run};

@@ -98,6 +98,16 @@ impl SplitMix {
     }
 }
 
+/// The vocabulary of these models followed by unused tokens, `n` in all.
+pub fn padded_vocabulary(n: usize) -> Vocabulary {
+    let mut vocabulary = vocabulary();
+    for id in vocabulary.tokens.len()..n {
+        vocabulary.tokens.push(format!("<|unused_{id}|>"));
+        vocabulary.types.push(TokenType::Unused);
+    }
+    vocabulary
+}
+
 fn vocabulary() -> Vocabulary {
     let mut tokens: Vec<String> = (0..=255u8).map(|b| byte_char(b).to_string()).collect();
     let id = |tokens: &[String], text: &str| tokens.iter().position(|t| t == text).unwrap_or(0) as u32;

@@ -1,7 +1,7 @@
 //! Every encoding against plain arithmetic in f64: what is kept, and how far a code may be from its weight.
 
 use proptest::prelude::*;
-use spm::encode::encode;
+use spm::encode::{RowEncoder, encode};
 use spm::{BLOCK, Encoding, Mask};
 
 fn case() -> impl Strategy<Value = (usize, usize, Vec<f32>, Vec<bool>)> {
@@ -50,6 +50,43 @@ proptest! {
             dense.read_rows(0, &mut found).unwrap();
             prop_assert_eq!(found, expected, "{} as {}", encoding.name(), dense.encoding().name());
             prop_assert!(!dense.encoding().is_sparse());
+        }
+    }
+
+    #[test]
+    fn parts_make_the_same_matrix((rows, cols, weights, keep) in case(), cut in 0..5usize, plain in any::<bool>()) {
+        let mask = Mask::from_fn(rows, cols, |r, c| keep[r * cols + c]);
+        for encoding in Encoding::ALL {
+            let encoder = |range: std::ops::Range<usize>| {
+                let encoder = RowEncoder::new(encoding, rows, cols).unwrap();
+                let mut encoder = if plain { encoder.with_plain_scales() } else { encoder };
+                range.for_each(|r| encoder.push(&weights[r * cols..][..cols], mask.row(r)).unwrap());
+                encoder
+            };
+            let mut parts = encoder(0..cut.min(rows));
+            parts.append(encoder(cut.min(rows)..rows)).unwrap();
+            let (found, expected) = (parts.finish().unwrap(), encoder(0..rows).finish().unwrap());
+            prop_assert_eq!(found.stored_bytes(), expected.stored_bytes());
+            prop_assert_eq!(found.row_starts(), expected.row_starts());
+        }
+    }
+
+    #[test]
+    fn plain_scales_are_near_enough((rows, cols, weights, keep) in case()) {
+        let mask = Mask::from_fn(rows, cols, |r, c| keep[r * cols + c]);
+        for encoding in Encoding::ALL {
+            let mut encoder = RowEncoder::new(encoding, rows, cols).unwrap().with_plain_scales();
+            (0..rows).for_each(|r| encoder.push(&weights[r * cols..][..cols], mask.row(r)).unwrap());
+            let matrix = encoder.finish().unwrap();
+            // A step is an eighth of 2 at most; a level of 8 is cut to 7, and 0 becomes 1.
+            let tolerance = if matches!(encoding, Encoding::Q4 | Encoding::SparseQ4) { 0.27 } else { 0.01 };
+            let mut read = vec![0.0; rows * cols];
+            matrix.read_rows(0, &mut read).unwrap();
+            for (i, (w, got)) in weights.iter().zip(&read).enumerate() {
+                let expected = if keep[i] { *w } else { 0.0 };
+                prop_assert!((got - expected).abs() <= tolerance, "{}: {w} became {got}", encoding.name());
+            }
+            prop_assert!(matrix.to_dense().unwrap().encoding() != Encoding::Q8 || matrix.encoding() != Encoding::SparseQ4);
         }
     }
 
