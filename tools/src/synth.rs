@@ -1,8 +1,8 @@
 //! `spm synth`: models with the shapes of real ones and random weights, for measuring speed where the real ones cannot
 //! be had.
 //!
-//! The weights are about normal with deviation 1/sqrt(columns), a pure function of seed, tensor and row: the sparse file
-//! and the dense GGUF of one seed begin from the same ones. One matrix is in memory at a time.
+//! The weights are about normal with deviation 1/sqrt(columns), a pure function of seed, tensor and row: the sparse
+//! file and the dense GGUF of one seed begin from the same ones. One matrix is in memory at a time.
 
 mod dense_gguf;
 mod shapes;
@@ -25,8 +25,8 @@ use weights::Weights;
 /// What is made.
 #[derive(Args, Clone, Debug)]
 pub struct SynthArgs {
-    /// Model whose shape is taken: smollm2-135m, qwen2.5-0.5b, qwen2.5-1.5b, qwen2.5-3b, llama-1b, llama-3b (Llama 3.2),
-    /// llama-7b (Llama 2), codellama-7b
+    /// Model whose shape is taken: smollm2-135m, qwen2.5-0.5b, qwen2.5-1.5b, qwen2.5-3b, llama-1b and llama-3b (Llama
+    /// 3.2), llama-7b (Llama 2), codellama-7b
     #[arg(long, value_name = "NAME")]
     pub like: String,
     /// Share of the layers' weights that go [default: 0.5, or what the pattern says]

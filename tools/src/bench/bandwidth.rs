@@ -1,7 +1,7 @@
 //! How fast this machine reads memory: the ceiling of a decoder, which reads every weight for every token.
 //!
-//! Each thread sums a buffer of its own, together four times the last-level cache and no less than 512 MB unless memory is
-//! short. Sums wrap and go to several accumulators, so that the compiler makes vectors of them and no addition waits
+//! Each thread sums a buffer of its own, together four times the last-level cache and no less than 512 MB unless memory
+//! is short. Sums wrap and go to several accumulators, so that the compiler makes vectors of them and no addition waits
 //! for the one before: what is left is the reading. The median of several passes counts.
 
 use std::hint::black_box;
