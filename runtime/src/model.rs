@@ -51,7 +51,8 @@ impl Model {
         self.embedding.weights()
     }
 
-    pub(crate) fn layers(&self) -> &[Layer] {
+    /// The decoder layers, in order.
+    pub fn layers(&self) -> &[Layer] {
         &self.layers
     }
 

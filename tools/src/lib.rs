@@ -1,6 +1,7 @@
 //! What the command-line programs share. This is the only crate that prints, parses arguments, reads the
 //! environment or ends the process.
 
+pub mod bench;
 pub mod chat;
 pub mod cli;
 pub mod dump;
@@ -9,5 +10,6 @@ pub mod failure;
 pub mod inspect;
 pub mod open;
 pub mod process;
+pub mod synth;
 
 pub use failure::{Failure, run};

@@ -16,6 +16,12 @@ pub fn available_memory() -> Option<u64> {
     kilobytes_after(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
 }
 
+/// Size of the largest cache that cores share, in bytes; `None` where the system does not say.
+pub fn last_level_cache() -> Option<u64> {
+    let folder = fs::read_dir("/sys/devices/system/cpu/cpu0/cache").ok()?;
+    folder.filter_map(|entry| parse_size(&fs::read_to_string(entry.ok()?.path().join("size")).ok()?)).max()
+}
+
 /// Refuses before anything is allocated if `needed` bytes for `what` cannot be had.
 pub fn check_memory(what: &str, needed: u64, advice: &str) -> Result<(), Failure> {
     match available_memory() {
@@ -53,4 +59,17 @@ pub fn interrupt_flag() -> Result<Arc<AtomicBool>, Failure> {
 fn kilobytes_after(text: &str, key: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(key))?;
     line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// Sizes as Linux writes those of caches: `512K`, `32M`.
+fn parse_size(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let unit = match unit {
+        "" => 1,
+        "K" => 1 << 10,
+        "M" => 1 << 20,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(unit)
 }

@@ -2,7 +2,7 @@
 //!
 //! [`open`] reads GGUF version 2 or 3, whole or split, checks all of it, and gives a [`GgufModel`], which is a
 //! [`spm::Checkpoint`]. Families are in `family/`, one file each; the types of ggml that are read, in
-//! [`GgmlType`]. Writing is for tests ([`GgufWriter`]).
+//! [`GgmlType`]. Writing is for tests and for models made from nothing ([`GgufWriter`]).
 //!
 //! # Why not gguf-rs
 //!
@@ -32,6 +32,7 @@ mod q8_scale;
 mod reader;
 mod requantize;
 mod split;
+mod stream;
 mod tokenizer;
 mod writer;
 
@@ -43,7 +44,8 @@ pub use ggml_type::GgmlType;
 pub use metadata::{Array, Kind, Value};
 pub use model::GgufModel;
 pub use reader::{GgufFile, Tensor};
-pub use writer::GgufWriter;
+pub use stream::{GgufStream, TensorPlan};
+pub use writer::{GgufWriter, quantize};
 
 /// Opens the model at `path`, a single file or the first of several.
 pub fn open(path: &Path) -> Result<GgufModel, Error> {

@@ -1,13 +1,16 @@
-//! Writes small GGUF version 3 files of dense tensors: for tests and for making models from nothing.
+//! Writes GGUF version 3 files of dense tensors: for tests and for making models from nothing.
 //!
-//! The whole file is built in memory; this is no converter.
+//! A small file is built in memory; a large one is begun with [`GgufWriter::stream`], which takes one tensor at a time.
+//! This is no converter.
 
+use std::io::{self, Write};
 use std::path::Path;
 
 use half::f16;
 
 use crate::ggml_type::GgmlType;
 use crate::metadata::Kind;
+use crate::stream::{GgufStream, TensorPlan};
 
 /// A GGUF file being built.
 #[derive(Clone, Debug)]
@@ -15,7 +18,7 @@ pub struct GgufWriter {
     alignment: usize,
     n_keys: u64,
     metadata: Vec<u8>,
-    tensors: Vec<(String, Vec<u64>, GgmlType, Vec<u8>)>,
+    tensors: Vec<(TensorPlan, Vec<u8>)>,
 }
 
 impl Default for GgufWriter {
@@ -87,40 +90,53 @@ impl GgufWriter {
     /// Adds a tensor of `dims`, the fastest first, stored as F32, F16, Q8_0 or Q4_0; `None` for another type, a
     /// wrong number of values, or rows that are not whole blocks.
     pub fn tensor(&mut self, name: &str, dims: &[usize], kind: GgmlType, values: &[f32]) -> Option<&mut Self> {
-        kind.row_bytes(*dims.first()?)?;
+        let plan = TensorPlan::new(name, dims, kind)?;
         if dims.iter().product::<usize>() != values.len() {
             return None;
         }
-        let bytes = encode(kind, values)?;
-        self.tensors.push((name.to_owned(), dims.iter().map(|d| *d as u64).collect(), kind, bytes));
+        self.tensors.push((plan, quantize(kind, values)?));
         Some(self)
     }
 
     /// The file.
     pub fn to_bytes(&self) -> Vec<u8> {
+        let plans: Vec<_> = self.tensors.iter().map(|(plan, _)| plan.clone()).collect();
+        let mut out = self.header(&plans);
+        for (_, bytes) in &self.tensors {
+            out.extend(bytes);
+            out.resize(out.len().next_multiple_of(self.alignment), 0);
+        }
+        out
+    }
+
+    /// Writes keys and table of a file of `tensors` to `out`; their bytes then follow one by one.
+    ///
+    /// Tensors added with [`Self::tensor`] are no part of it.
+    pub fn stream<W: Write>(&self, tensors: &[TensorPlan], out: W) -> io::Result<GgufStream<W>> {
+        GgufStream::begin(out, &self.header(tensors), self.alignment, tensors)
+    }
+
+    /// All that comes before the tensors' bytes, padded.
+    fn header(&self, tensors: &[TensorPlan]) -> Vec<u8> {
         let mut out = b"GGUF\x03\0\0\0".to_vec();
-        out.extend((self.tensors.len() as u64).to_le_bytes());
+        out.extend((tensors.len() as u64).to_le_bytes());
         out.extend(self.n_keys.to_le_bytes());
         out.extend(&self.metadata);
         let mut offset = 0;
-        for (name, dims, kind, bytes) in &self.tensors {
-            out.extend(text(name));
-            out.extend((dims.len() as u32).to_le_bytes());
-            dims.iter().for_each(|d| out.extend(d.to_le_bytes()));
-            out.extend((*kind as u32).to_le_bytes());
+        for tensor in tensors {
+            out.extend(text(&tensor.name));
+            out.extend((tensor.dims.len() as u32).to_le_bytes());
+            tensor.dims.iter().for_each(|d| out.extend((*d as u64).to_le_bytes()));
+            out.extend((tensor.kind as u32).to_le_bytes());
             out.extend((offset as u64).to_le_bytes());
-            offset += bytes.len().next_multiple_of(self.alignment);
-        }
-        for (.., bytes) in &self.tensors {
-            out.resize(out.len().next_multiple_of(self.alignment), 0);
-            out.extend(bytes);
+            offset += tensor.bytes.next_multiple_of(self.alignment);
         }
         out.resize(out.len().next_multiple_of(self.alignment), 0);
         out
     }
 
     /// Writes the file to `path`.
-    pub fn write(&self, path: &Path) -> std::io::Result<()> {
+    pub fn write(&self, path: &Path) -> io::Result<()> {
         std::fs::write(path, self.to_bytes())
     }
 
@@ -144,29 +160,37 @@ fn text(s: &str) -> Vec<u8> {
     [&(s.len() as u64).to_le_bytes()[..], s.as_bytes()].concat()
 }
 
-fn encode(kind: GgmlType, values: &[f32]) -> Option<Vec<u8>> {
-    Some(match kind {
-        GgmlType::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        GgmlType::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
-        GgmlType::Q8_0 => values.as_chunks().0.iter().flat_map(q8_0).collect(),
-        GgmlType::Q4_0 => values.as_chunks().0.iter().flat_map(q4_0).collect(),
+/// The bytes of whole rows of `values` as F32, F16, Q8_0 or Q4_0, rounded as ggml's reference does; `None` for another
+/// type. What is left after the last whole block is lost.
+pub fn quantize(kind: GgmlType, values: &[f32]) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(values.len().div_ceil(kind.block_len()) * kind.block_bytes());
+    let blocks = values.as_chunks().0;
+    match kind {
+        GgmlType::F32 => values.iter().for_each(|v| out.extend(v.to_le_bytes())),
+        GgmlType::F16 => values.iter().for_each(|v| out.extend(f16::from_f32(*v).to_le_bytes())),
+        GgmlType::Q8_0 => blocks.iter().for_each(|b| out.extend(q8_0(b))),
+        GgmlType::Q4_0 => blocks.iter().for_each(|b| out.extend(q4_0(b))),
         _ => return None,
-    })
+    }
+    Some(out)
 }
 
-fn q8_0(block: &[f32; 32]) -> Vec<u8> {
+fn q8_0(block: &[f32; 32]) -> [u8; 34] {
     let d = block.iter().fold(0.0f32, |m, v| m.max(v.abs())) / 127.0;
     let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-    let mut out = f16::from_f32(d).to_le_bytes().to_vec();
-    out.extend(block.iter().map(|v| (v * inverse).round() as i8 as u8));
+    let mut out = [0; 34];
+    out[..2].copy_from_slice(&f16::from_f32(d).to_le_bytes());
+    out[2..].iter_mut().zip(block).for_each(|(o, v)| *o = (v * inverse).round() as i8 as u8);
     out
 }
 
-fn q4_0(block: &[f32; 32]) -> Vec<u8> {
+fn q4_0(block: &[f32; 32]) -> [u8; 18] {
     let d = block.iter().fold(0.0f32, |m, &v| if v.abs() > m.abs() { v } else { m }) / -8.0;
     let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
     let code = |v: f32| (v * inverse + 8.5).clamp(0.0, 15.0) as u8;
-    let mut out = f16::from_f32(d).to_le_bytes().to_vec();
-    out.extend((0..16).map(|j| code(block[j]) | code(block[j + 16]) << 4));
+    let mut out = [0; 18];
+    out[..2].copy_from_slice(&f16::from_f32(d).to_le_bytes());
+    let (low, high) = block.split_at(16);
+    out[2..].iter_mut().zip(low.iter().zip(high)).for_each(|(o, (l, h))| *o = code(*l) | code(*h) << 4);
     out
 }

@@ -39,6 +39,7 @@ pub struct RowEncoder {
     scales: Vec<u8>,
     values: Vec<u8>,
     starts: Vec<u32>,
+    plain_scales: bool,
 }
 
 impl RowEncoder {
@@ -48,31 +49,55 @@ impl RowEncoder {
         if rows == 0 || cols == 0 || size.is_none() {
             return Err(ShapeError::TooLarge { rows, cols, encoding: encoding.name() });
         }
-        Ok(RowEncoder { encoding, rows, cols, masks: vec![], scales: vec![], values: vec![], starts: vec![0] })
+        Ok(RowEncoder {
+            encoding,
+            rows,
+            cols,
+            masks: vec![],
+            scales: vec![],
+            values: vec![],
+            starts: vec![0],
+            plain_scales: false,
+        })
+    }
+
+    /// Takes the scale of a block from its largest weight alone instead of searching for a better one: many times
+    /// faster, and right for weights that nobody wants back, such as random ones.
+    pub fn with_plain_scales(mut self) -> Self {
+        self.plain_scales = true;
+        self
+    }
+
+    /// Appends the rows pushed to `next`, an encoder of the same encoding and columns: so that threads can encode a
+    /// matrix in parts. The result is the same as from one encoder.
+    pub fn append(&mut self, next: RowEncoder) -> Result<(), ShapeError> {
+        assert_eq!((next.encoding, next.cols), (self.encoding, self.cols), "encoding and columns");
+        let from = self.starts.last().copied().unwrap_or(0);
+        for start in next.starts.into_iter().skip(1) {
+            self.starts.push(from.checked_add(start).ok_or(self.too_large())?);
+        }
+        self.masks.extend(next.masks);
+        self.scales.extend(next.scales);
+        self.values.extend(next.values);
+        Ok(())
     }
 
     /// Appends the next row; `kept` has a bit for each column (see [`Mask::row`]), bits past `cols` ignored.
     pub fn push(&mut self, row: &[f32], kept: &[u8]) -> Result<(), ShapeError> {
         assert_eq!(row.len(), self.cols, "columns");
-        let is_kept = |col: usize| kept[col / 8] >> (col % 8) & 1 == 1;
-        let from = self.masks.len();
         if self.encoding.is_sparse() {
-            self.masks.resize(from + row_bytes(self.cols), 0);
-            (0..self.cols).filter(|&c| is_kept(c)).for_each(|c| self.masks[from + c / 8] |= 1 << (c % 8));
+            self.push_mask(kept);
         }
-        let values = (0..self.cols).map(|c| if is_kept(c) { row[c] } else { 0.0 });
+        let values = || row.iter().enumerate().map(|(col, v)| if is_kept(kept, col) { *v } else { 0.0 });
         match self.encoding {
-            Encoding::F32 => values.for_each(|v| self.values.extend(v.to_le_bytes())),
-            Encoding::F16 => values.for_each(|v| self.values.extend(f16::from_f32(v).to_le_bytes())),
-            Encoding::SparseF16 => (0..self.cols)
-                .filter(|&c| is_kept(c))
-                .for_each(|c| self.values.extend(f16::from_f32(row[c]).to_le_bytes())),
-            _ => self.push_blocks(&values.collect::<Vec<_>>(), is_kept),
+            Encoding::F32 => values().for_each(|v| self.values.extend(v.to_le_bytes())),
+            Encoding::F16 => values().for_each(|v| self.values.extend(f16::from_f32(v).to_le_bytes())),
+            Encoding::SparseF16 => self.push_kept_halves(row, kept),
+            _ => self.push_blocks(row, kept),
         }
         if self.encoding.is_sparse() {
             let end = u32::try_from(self.values.len());
-            let too_large = ShapeError::TooLarge { rows: self.rows, cols: self.cols, encoding: self.encoding.name() };
-            self.starts.push(end.map_err(|_| too_large)?);
+            self.starts.push(end.map_err(|_| self.too_large())?);
         }
         Ok(())
     }
@@ -90,47 +115,75 @@ impl RowEncoder {
         Matrix::new(self.encoding, self.rows, self.cols, Bytes::from(bytes), starts)
     }
 
-    fn push_blocks(&mut self, row: &[f32], is_kept: impl Fn(usize) -> bool) {
-        let mut nibbles = Nibbles::default();
+    fn too_large(&self) -> ShapeError {
+        ShapeError::TooLarge { rows: self.rows, cols: self.cols, encoding: self.encoding.name() }
+    }
+
+    fn push_mask(&mut self, kept: &[u8]) {
+        let end = self.masks.len() + row_bytes(self.cols);
+        self.masks.extend(&kept[..self.cols.div_ceil(8)]);
+        if let (Some(last), used @ 1..) = (self.masks.last_mut(), self.cols % 8) {
+            *last &= (1 << used) - 1;
+        }
+        self.masks.resize(end, 0);
+    }
+
+    fn push_kept_halves(&mut self, row: &[f32], kept: &[u8]) {
+        let halves = row.iter().map(|v| f16::from_f32(*v).to_le_bytes());
+        let stored = halves.enumerate().map(|(col, half)| (half, is_kept(kept, col)));
+        let halves = gather(self.cols, stored);
+        self.values.extend(halves.as_flattened());
+    }
+
+    fn push_blocks(&mut self, row: &[f32], kept: &[u8]) {
+        let mut codes = Vec::with_capacity(self.cols.next_multiple_of(BLOCK));
         for (b, block) in row.chunks(BLOCK).enumerate() {
+            // Of a dense block the padding is stored too.
+            let mut stored = [!self.encoding.is_sparse(); BLOCK];
             let mut padded = [0.0; BLOCK];
-            padded[..block.len()].copy_from_slice(block);
-            let (scale, codes) = match self.encoding {
-                Encoding::Q8 | Encoding::SparseQ8 => q8_block(&padded),
-                Encoding::Q4 => q4_block(&padded),
-                _ => q4_holed_block(&padded),
-            };
-            self.scales.extend(scale.to_le_bytes());
-            for (i, code) in codes.into_iter().enumerate() {
-                let stored = !self.encoding.is_sparse() || (i < block.len() && is_kept(b * BLOCK + i));
-                match self.encoding {
-                    _ if !stored => {}
-                    Encoding::Q8 | Encoding::SparseQ8 => self.values.push(code as u8),
-                    _ => nibbles.push(code as u8, &mut self.values),
-                }
+            for (i, v) in block.iter().enumerate() {
+                let kept = is_kept(kept, b * BLOCK + i);
+                padded[i] = if kept { *v } else { 0.0 };
+                stored[i] |= kept;
             }
+            let (scale, block) = self.encode_block(&padded);
+            self.scales.extend(scale.to_le_bytes());
+            codes.extend(block.into_iter().map(|code| code as u8).zip(stored));
         }
-        nibbles.flush(&mut self.values);
-    }
-}
-
-/// Packs 4-bit codes, the first into the low half.
-#[derive(Default)]
-struct Nibbles {
-    pending: Option<u8>,
-}
-
-impl Nibbles {
-    fn push(&mut self, code: u8, out: &mut Vec<u8>) {
-        match self.pending.take() {
-            Some(low) => out.push(low | code << 4),
-            None => self.pending = Some(code),
+        let codes = gather(codes.len(), codes.into_iter());
+        match self.encoding {
+            Encoding::Q8 | Encoding::SparseQ8 => self.values.extend(codes),
+            // The first of two into the low half.
+            _ => self.values.extend(codes.chunks(2).map(|pair| pair[0] | pair.get(1).map_or(0, |high| high << 4))),
         }
     }
 
-    fn flush(&mut self, out: &mut Vec<u8>) {
-        out.extend(self.pending.take());
+    fn encode_block(&self, block: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
+        match (self.encoding, self.plain_scales) {
+            (Encoding::Q8 | Encoding::SparseQ8, false) => q8_block(block),
+            (Encoding::Q8 | Encoding::SparseQ8, true) => q8_plain_block(block),
+            (Encoding::Q4, false) => q4_block(block),
+            (Encoding::Q4, true) => q4_plain_block(block),
+            (_, false) => q4_holed_block(block),
+            (_, true) => q4_holed_plain_block(block),
+        }
     }
+}
+
+fn is_kept(kept: &[u8], col: usize) -> bool {
+    kept[col / 8] >> (col % 8) & 1 == 1
+}
+
+/// Those of at most `len` items that are to be stored. Without a branch: of a random mask half would be guessed wrong.
+fn gather<T: Copy + Default>(len: usize, items: impl Iterator<Item = (T, bool)>) -> Vec<T> {
+    let mut out = vec![T::default(); len];
+    let mut n = 0;
+    for (item, stored) in items {
+        out[n] = item;
+        n += usize::from(stored);
+    }
+    out.truncate(n);
+    out
 }
 
 /// Scale and codes -127..=127 of a block; a block of zeros has scale 0.
@@ -150,6 +203,13 @@ pub fn q8_block(block: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
         }
     }
     (best, round_codes(block, best, -127.0, 127.0))
+}
+
+/// The same without a search: the largest weight has code 127 or -127.
+fn q8_plain_block(block: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
+    let scale = f16::from_f32(largest(block).abs() / 127.0);
+    let inverse = inverse(scale);
+    (scale, block.map(|v| round(v * inverse).clamp(-127.0, 127.0) as i8))
 }
 
 /// Squared error of the block with this scale, if it is below `least`.
@@ -181,8 +241,7 @@ fn round(x: f32) -> f32 {
 
 /// Scale and nibbles (code + 8) of a block; the scale is the best by squared error of a small search.
 pub fn q4_block(block: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
-    let extreme = block.iter().fold(0.0f32, |m, &v| if v.abs() > m.abs() { v } else { m });
-    let candidates = search(extreme / -8.0);
+    let candidates = search(largest(block) / -8.0);
     best_of(block, candidates, |x| x.round_ties_even().clamp(-8.0, 7.0)).map_codes(|level| level as i8 + 8)
 }
 
@@ -194,6 +253,36 @@ pub fn q4_holed_block(block: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
         if x < 0.0 { -magnitude } else { magnitude }
     };
     best_of(block, search(max / 8.0), level).map_codes(|l| if l < 0.0 { l as i8 + 8 } else { l as i8 + 7 })
+}
+
+/// [`q4_block`] without a search: the largest weight has level -8.
+fn q4_plain_block(block: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
+    let scale = f16::from_f32(largest(block) / -8.0);
+    let inverse = inverse(scale);
+    (scale, block.map(|v| round(v * inverse).clamp(-8.0, 7.0) as i8 + 8))
+}
+
+/// [`q4_holed_block`] without a search: the largest weight has level -8, and none has 8.
+fn q4_holed_plain_block(block: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
+    let scale = f16::from_f32(largest(block) / -8.0);
+    let inverse = inverse(scale);
+    let code = |v: f32| {
+        let level = round(v * inverse).clamp(-8.0, 7.0) as i8;
+        // There is no level 0: the weights nearest to it become -1 or 1.
+        let below = v * inverse < 0.0;
+        if below { level.min(-1) + 8 } else { level.max(1) + 7 }
+    };
+    (scale, block.map(code))
+}
+
+/// The weight furthest from zero.
+fn largest(block: &[f32; BLOCK]) -> f32 {
+    block.iter().fold(0.0f32, |m, &v| if v.abs() > m.abs() { v } else { m })
+}
+
+/// 0 for a scale of 0, which makes every code 0.
+fn inverse(scale: f16) -> f32 {
+    if scale == f16::ZERO { 0.0 } else { 1.0 / scale.to_f32() }
 }
 
 fn search(scale: f32) -> impl Iterator<Item = f16> {

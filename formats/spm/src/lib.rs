@@ -5,6 +5,7 @@ mod bytes;
 mod checkpoint;
 mod config;
 mod cursor;
+mod dense;
 pub mod encode;
 mod encoding;
 mod error;

@@ -23,7 +23,7 @@ impl SyntheticModel {
     pub fn new(mut config: Config, seed: u64) -> Self {
         let vocabulary = vocabulary();
         config.vocab_size = vocabulary.tokens.len();
-        let mut random = SplitMix(seed);
+        let mut random = SplitMix::new(seed);
         let mut infos = Vec::new();
         let mut weights = HashMap::new();
         for (name, rows, cols) in config.tensors() {
@@ -74,11 +74,17 @@ impl Checkpoint for SyntheticModel {
     }
 }
 
-/// Sebastiano Vigna's SplitMix64: enough for tests.
-struct SplitMix(u64);
+/// Sebastiano Vigna's SplitMix64: enough for tests and benches.
+pub struct SplitMix(u64);
 
 impl SplitMix {
-    fn next(&mut self) -> u64 {
+    /// The sequence of `seed`.
+    pub fn new(seed: u64) -> Self {
+        SplitMix(seed)
+    }
+
+    /// The next 64 bits.
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -87,9 +93,19 @@ impl SplitMix {
 
     /// About normal with variance 1: four uniform numbers, centred.
     fn normal(&mut self) -> f32 {
-        let sum: f32 = (0..4).map(|_| (self.next() >> 40) as f32 / (1u64 << 24) as f32).sum();
+        let sum: f32 = (0..4).map(|_| (self.bits() >> 40) as f32 / (1u64 << 24) as f32).sum();
         (sum - 2.0) * 3f32.sqrt()
     }
+}
+
+/// The vocabulary of these models followed by unused tokens, `n` in all.
+pub fn padded_vocabulary(n: usize) -> Vocabulary {
+    let mut vocabulary = vocabulary();
+    for id in vocabulary.tokens.len()..n {
+        vocabulary.tokens.push(format!("<|unused_{id}|>"));
+        vocabulary.types.push(TokenType::Unused);
+    }
+    vocabulary
 }
 
 fn vocabulary() -> Vocabulary {

@@ -1,7 +1,7 @@
 //! Every encoding against plain arithmetic in f64: what is kept, and how far a code may be from its weight.
 
 use proptest::prelude::*;
-use spm::encode::encode;
+use spm::encode::{RowEncoder, encode};
 use spm::{BLOCK, Encoding, Mask};
 
 fn case() -> impl Strategy<Value = (usize, usize, Vec<f32>, Vec<bool>)> {
@@ -35,6 +35,58 @@ proptest! {
                 prop_assert_eq!(matrix.mask(), mask.clone());
                 prop_assert_eq!(matrix.kept(), keep.iter().filter(|k| **k).count() as u64);
             }
+        }
+    }
+
+    #[test]
+    fn the_dense_matrix_has_the_same_values((rows, cols, weights, keep) in case()) {
+        let mask = Mask::from_fn(rows, cols, |r, c| keep[r * cols + c]);
+        for encoding in Encoding::ALL {
+            let matrix = encode(encoding, rows, cols, &weights, Some(&mask)).unwrap();
+            let dense = matrix.to_dense().unwrap();
+            let mut expected = vec![0.0; rows * cols];
+            let mut found = expected.clone();
+            matrix.read_rows(0, &mut expected).unwrap();
+            dense.read_rows(0, &mut found).unwrap();
+            prop_assert_eq!(found, expected, "{} as {}", encoding.name(), dense.encoding().name());
+            prop_assert!(!dense.encoding().is_sparse());
+        }
+    }
+
+    #[test]
+    fn parts_make_the_same_matrix((rows, cols, weights, keep) in case(), cut in 0..5usize, plain in any::<bool>()) {
+        let mask = Mask::from_fn(rows, cols, |r, c| keep[r * cols + c]);
+        for encoding in Encoding::ALL {
+            let encoder = |range: std::ops::Range<usize>| {
+                let encoder = RowEncoder::new(encoding, rows, cols).unwrap();
+                let mut encoder = if plain { encoder.with_plain_scales() } else { encoder };
+                range.for_each(|r| encoder.push(&weights[r * cols..][..cols], mask.row(r)).unwrap());
+                encoder
+            };
+            let mut parts = encoder(0..cut.min(rows));
+            parts.append(encoder(cut.min(rows)..rows)).unwrap();
+            let (found, expected) = (parts.finish().unwrap(), encoder(0..rows).finish().unwrap());
+            prop_assert_eq!(found.stored_bytes(), expected.stored_bytes());
+            prop_assert_eq!(found.row_starts(), expected.row_starts());
+        }
+    }
+
+    #[test]
+    fn plain_scales_are_near_enough((rows, cols, weights, keep) in case()) {
+        let mask = Mask::from_fn(rows, cols, |r, c| keep[r * cols + c]);
+        for encoding in Encoding::ALL {
+            let mut encoder = RowEncoder::new(encoding, rows, cols).unwrap().with_plain_scales();
+            (0..rows).for_each(|r| encoder.push(&weights[r * cols..][..cols], mask.row(r)).unwrap());
+            let matrix = encoder.finish().unwrap();
+            // A step is an eighth of 2 at most; a level of 8 is cut to 7, and 0 becomes 1.
+            let tolerance = if matches!(encoding, Encoding::Q4 | Encoding::SparseQ4) { 0.27 } else { 0.01 };
+            let mut read = vec![0.0; rows * cols];
+            matrix.read_rows(0, &mut read).unwrap();
+            for (i, (w, got)) in weights.iter().zip(&read).enumerate() {
+                let expected = if keep[i] { *w } else { 0.0 };
+                prop_assert!((got - expected).abs() <= tolerance, "{}: {w} became {got}", encoding.name());
+            }
+            prop_assert!(matrix.to_dense().unwrap().encoding() != Encoding::Q8 || matrix.encoding() != Encoding::SparseQ4);
         }
     }
 
@@ -95,4 +147,15 @@ fn impossible_shapes_are_refused() {
         assert_eq!(Encoding::from_number(encoding as u16), Some(encoding));
     }
     assert_eq!(Encoding::from_number(4), None);
+}
+
+#[test]
+fn sparse_nibbles_become_dense_ones_where_they_fit() {
+    let dense = |weights: [f32; 4]| {
+        let mask = Mask::from_fn(1, 4, |_, col| weights[col] != 0.0);
+        encode(Encoding::SparseQ4, 1, 4, &weights, Some(&mask)).unwrap().to_dense().unwrap().encoding()
+    };
+    assert_eq!(dense([-8.0, 0.0, 3.0, 7.0]), Encoding::Q4);
+    assert_eq!(dense([8.0, 0.0, 3.0, -7.0]), Encoding::Q4, "with the scale's sign turned");
+    assert_eq!(dense([8.0, 0.0, 3.0, -8.0]), Encoding::Q8);
 }

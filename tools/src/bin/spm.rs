@@ -12,9 +12,11 @@ use clap::{Parser, Subcommand};
 use pruner::Language;
 use runtime::{Model, Precision, Session, SessionOptions, Special};
 use serde_json::json;
+use tools::bench::{self, BenchArgs};
 use tools::cli::{Ready, RunArgs, text_argument};
 use tools::evaluate::{Evaluation, evaluate};
 use tools::open::{AnyModel, open_vocabulary};
+use tools::synth::{self, SynthArgs};
 use tools::{Failure, dump, inspect, process};
 
 /// Look at model files (.spm, .gguf), check them, measure them.
@@ -44,6 +46,15 @@ enum Command {
     },
     /// Measure how well a model predicts text, and how far it is from another
     Eval(EvalArgs),
+    /// Measure how fast a model reads and writes: llama-bench's tests and table, and more columns
+    ///
+    /// sparsity, encoding: of the layers' matrices, as they are multiplied with. bytes/token: weights that one decoded
+    /// token reads. GB/s: these bytes by the tokens a second. of bandwidth: share of what this machine reads, measured
+    /// here: as many threads each sum a private buffer of 64-bit integers, in all four times the last-level cache and at
+    /// least 512 MB; median of 7 passes. A model that fits in the cache can exceed it.
+    Bench(BenchArgs),
+    /// Make a model with the shape of a real one and random weights, for measuring speed
+    Synth(SynthArgs),
     /// Print the logits after the last of some tokens
     Logits {
         /// Model file
@@ -117,6 +128,8 @@ fn main() -> ExitCode {
         Command::Inspect { model, json } => inspect_model(model, *json),
         Command::Verify { model } => verify(model),
         Command::Eval(args) => eval(args),
+        Command::Bench(args) => bench::run(args, &mut std::io::stdout()),
+        Command::Synth(args) => make(args),
         Command::Logits { model, tokens, json, run } => logits(model, tokens, *json, run),
         Command::Tokenize { model, text, ids, special } => tokenize(model, text, *ids, *special),
         Command::Dump { model, tensor, output } => dump_tensor(model, tensor, output),
@@ -185,6 +198,12 @@ fn eval(args: &EvalArgs) -> Result<(), Failure> {
         return Err(Failure::Interrupted);
     }
     print_evaluation(args, windows.len(), &found)
+}
+
+fn make(args: &SynthArgs) -> Result<(), Failure> {
+    let bytes = synth::run(args)?;
+    writeln!(std::io::stderr(), "{}: {}", args.output.display(), process::megabytes(bytes))?;
+    Ok(())
 }
 
 fn load_reference(path: &Path, model: &Model, run: &RunArgs) -> Result<Arc<Model>, Failure> {

@@ -7,5 +7,6 @@ mod gguf_rs;
 mod read_back;
 mod real_files;
 mod split;
+mod stream;
 mod tiny;
 mod vocabulary;
