@@ -1,22 +1,19 @@
 //! The dense matrix of a sparse one's values, so that both can be measured in one engine.
 
-use half::f16;
-
 use crate::bytes::Bytes;
 use crate::encoding::{BLOCK, Encoding};
 use crate::mask::row_bytes;
 use crate::matrix::{self, Matrix, ShapeError, level_of};
 
 impl Matrix {
-    /// A dense matrix that expands to the same values: sparse-f16 as f16, sparse-q8 as q8, sparse-q4 as q4 if no block
-    /// has both level -8 and level 8 (q4 has only one of them) and as q8 if one has. A dense matrix is cloned.
+    /// A dense matrix that expands to the same values: sparse-f16 as f16, sparse-q8 and sparse-q4 as q8, since
+    /// q4 has other levels than sparse-q4. A dense matrix is cloned.
     ///
     /// Memory: the dense tensor. Errors if its bytes cannot be counted.
     pub fn to_dense(&self) -> Result<Matrix, ShapeError> {
         match self.encoding() {
             Encoding::SparseF16 => self.dense_halves(),
-            Encoding::SparseQ8 => self.dense_codes(),
-            Encoding::SparseQ4 => self.dense_nibbles()?.map_or_else(|| self.dense_codes(), Ok),
+            Encoding::SparseQ8 | Encoding::SparseQ4 => self.dense_codes(),
             _ => Ok(self.clone()),
         }
     }
@@ -41,27 +38,6 @@ impl Matrix {
             out.iter_mut().zip(&levels).for_each(|(o, l)| *o = *l as u8);
         }
         planes.finish(self)
-    }
-
-    /// `None` if the levels of a block do not fit.
-    fn dense_nibbles(&self) -> Result<Option<Matrix>, ShapeError> {
-        let mut planes = Planes::new(Encoding::Q4, self)?;
-        planes.scales().copy_from_slice(self.scales());
-        let (scales, codes) = planes.split();
-        let mut levels = vec![0; self.blocks() * BLOCK];
-        let rows = scales.chunks_exact_mut(self.blocks() * 2).zip(codes.chunks_exact_mut(self.blocks() * BLOCK / 2));
-        for (row, (scales, codes)) in rows.take(self.rows()).enumerate() {
-            self.levels(row, &mut levels);
-            let blocks = levels.as_chunks_mut::<BLOCK>().0.iter_mut().zip(scales.as_chunks_mut::<2>().0);
-            for (levels, scale) in blocks {
-                if !fit_q4(levels, scale) {
-                    return Ok(None);
-                }
-            }
-            let pairs = levels.as_chunks::<2>().0;
-            codes.iter_mut().zip(pairs).for_each(|(c, [low, high])| *c = (low + 8) as u8 | ((high + 8) as u8) << 4);
-        }
-        planes.finish(self).map(Some)
     }
 
     /// The levels of a row of integer codes, 0 where nothing is kept; `out` is whole blocks.
@@ -95,19 +71,6 @@ impl Matrix {
     }
 }
 
-/// Turns level 8 into -8, and the scale with it; `false` if the block has both.
-fn fit_q4(levels: &mut [i8; BLOCK], scale: &mut [u8; 2]) -> bool {
-    if !levels.contains(&8) {
-        return true;
-    }
-    if levels.contains(&-8) {
-        return false;
-    }
-    levels.iter_mut().for_each(|l| *l = -*l);
-    *scale = (-f16::from_le_bytes(*scale)).to_le_bytes();
-    true
-}
-
 /// The bytes of a dense matrix, slack included.
 struct Planes {
     encoding: Encoding,
@@ -135,11 +98,6 @@ impl Planes {
     /// The codes and the slack.
     fn codes(&mut self) -> &mut [u8] {
         &mut self.bytes[self.codes_at..]
-    }
-
-    fn split(&mut self) -> (&mut [u8], &mut [u8]) {
-        let (scales, codes) = self.bytes.split_at_mut(self.codes_at);
-        (&mut scales[..self.scales], codes)
     }
 
     fn finish(self, of: &Matrix) -> Result<Matrix, ShapeError> {

@@ -5,7 +5,7 @@ use half::f16;
 use crate::bytes::Bytes;
 use crate::encoding::{BLOCK, Encoding};
 use crate::mask::{Mask, row_bytes};
-use crate::matrix::{self, Matrix, PLANE_ALIGN, ShapeError};
+use crate::matrix::{self, Matrix, PLANE_ALIGN, SPARSE_Q4_LEVELS, ShapeError};
 
 /// Encodes `weights` (`rows x cols`, row-major). A sparse encoding stores what `mask` keeps (everything
 /// without one); a dense encoding stores the rest as zeros.
@@ -164,8 +164,8 @@ impl RowEncoder {
             (Encoding::Q8 | Encoding::SparseQ8, true) => q8_plain_block(block),
             (Encoding::Q4, false) => q4_block(block),
             (Encoding::Q4, true) => q4_plain_block(block),
-            (_, false) => q4_holed_block(block),
-            (_, true) => q4_holed_plain_block(block),
+            (_, false) => sparse_q4_block(block),
+            (_, true) => sparse_q4_plain_block(block),
         }
     }
 }
@@ -245,14 +245,17 @@ pub fn q4_block(block: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
     best_of(block, candidates, |x| x.round_ties_even().clamp(-8.0, 7.0)).map_codes(|level| level as i8 + 8)
 }
 
-/// Scale and codes 0..=15 over the levels -8..=-1, 1..=8. Zeros (pruned weights) do not count as error.
-pub fn q4_holed_block(block: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
-    let max = block.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-    let level = |x: f32| {
-        let magnitude = x.abs().round_ties_even().clamp(1.0, 8.0);
-        if x < 0.0 { -magnitude } else { magnitude }
-    };
-    best_of(block, search(max / 8.0), level).map_codes(|l| if l < 0.0 { l as i8 + 8 } else { l as i8 + 7 })
+/// Scale and codes of [`SPARSE_Q4_LEVELS`]; the scale is the best by squared error of a small search. Zeros (pruned
+/// weights) do not count as error.
+pub fn sparse_q4_block(block: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
+    let first = f32::from(SPARSE_Q4_LEVELS[0]);
+    let candidates = search(largest(block) / first).chain(search(largest(block) / f32::from(SPARSE_Q4_LEVELS[15])));
+    let best = best_of(block, candidates, |x| f32::from(SPARSE_Q4_LEVELS[nearest_level(x)]));
+    best.map_codes(|level| nearest_level(level) as i8)
+}
+
+fn nearest_level(x: f32) -> usize {
+    SPARSE_Q4_LEVELS.windows(2).map(|pair| usize::from(2.0 * x > f32::from(pair[0]) + f32::from(pair[1]))).sum()
 }
 
 /// [`q4_block`] without a search: the largest weight has level -8.
@@ -262,17 +265,11 @@ fn q4_plain_block(block: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
     (scale, block.map(|v| round(v * inverse).clamp(-8.0, 7.0) as i8 + 8))
 }
 
-/// [`q4_holed_block`] without a search: the largest weight has level -8, and none has 8.
-fn q4_holed_plain_block(block: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
-    let scale = f16::from_f32(largest(block) / -8.0);
+/// [`sparse_q4_block`] without a search: the largest weight has the first level.
+fn sparse_q4_plain_block(block: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
+    let scale = f16::from_f32(largest(block) / f32::from(SPARSE_Q4_LEVELS[0]));
     let inverse = inverse(scale);
-    let code = |v: f32| {
-        let level = round(v * inverse).clamp(-8.0, 7.0) as i8;
-        // There is no level 0: the weights nearest to it become -1 or 1.
-        let below = v * inverse < 0.0;
-        if below { level.min(-1) + 8 } else { level.max(1) + 7 }
-    };
-    (scale, block.map(code))
+    (scale, block.map(|v| nearest_level(v * inverse) as i8))
 }
 
 /// The weight furthest from zero.

@@ -19,7 +19,7 @@ pub enum Encoding {
     SparseF16 = 16,
     /// Bitmask, f16 scale per 32 columns, the kept codes as `i8`.
     SparseQ8 = 17,
-    /// Bitmask, f16 scale per 32 columns, the kept codes as nibbles over the 16 levels -8..=-1, 1..=8.
+    /// Bitmask, f16 scale per 32 columns, the kept codes as nibbles, numbers of one of 16 levels.
     SparseQ4 = 18,
 }
 

@@ -278,10 +278,14 @@ impl Matrix {
     }
 }
 
-/// The level of a sparse q4 code: -8..=-1, then 1..=8. Zero is the mask's job.
+/// The levels of the codes of sparse q4, ascending: finer near zero than far from it. Zero is one of them although the
+/// mask has it too: pruning by activations keeps small weights of loud inputs, and a level of 7 for those costs far more
+/// than a level less (SmolLM2, half pruned: perplexity 107 with the best 16 levels without zero, 18 with these).
+pub const SPARSE_Q4_LEVELS: [i8; 16] = [-120, -100, -82, -65, -48, -32, -18, -7, 0, 7, 18, 32, 48, 65, 82, 106];
+
+/// The level of a sparse q4 code.
 pub fn level_of(code: u8) -> i8 {
-    let code = code as i8 & 15;
-    if code < 8 { code - 8 } else { code - 7 }
+    SPARSE_Q4_LEVELS[usize::from(code & 15)]
 }
 
 /// Bytes of a tensor: a pure function of encoding, shape, and (sparse) bytes of kept values.

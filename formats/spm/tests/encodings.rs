@@ -78,7 +78,7 @@ proptest! {
             let mut encoder = RowEncoder::new(encoding, rows, cols).unwrap().with_plain_scales();
             (0..rows).for_each(|r| encoder.push(&weights[r * cols..][..cols], mask.row(r)).unwrap());
             let matrix = encoder.finish().unwrap();
-            // A step is an eighth of 2 at most; a level of 8 is cut to 7, and 0 becomes 1.
+            // A step is an eighth of 2 at most, and the largest level of the other sign an eighth short.
             let tolerance = if matches!(encoding, Encoding::Q4 | Encoding::SparseQ4) { 0.27 } else { 0.01 };
             let mut read = vec![0.0; rows * cols];
             matrix.read_rows(0, &mut read).unwrap();
@@ -86,7 +86,6 @@ proptest! {
                 let expected = if keep[i] { *w } else { 0.0 };
                 prop_assert!((got - expected).abs() <= tolerance, "{}: {w} became {got}", encoding.name());
             }
-            prop_assert!(matrix.to_dense().unwrap().encoding() != Encoding::Q8 || matrix.encoding() != Encoding::SparseQ4);
         }
     }
 
@@ -147,15 +146,4 @@ fn impossible_shapes_are_refused() {
         assert_eq!(Encoding::from_number(encoding as u16), Some(encoding));
     }
     assert_eq!(Encoding::from_number(4), None);
-}
-
-#[test]
-fn sparse_nibbles_become_dense_ones_where_they_fit() {
-    let dense = |weights: [f32; 4]| {
-        let mask = Mask::from_fn(1, 4, |_, col| weights[col] != 0.0);
-        encode(Encoding::SparseQ4, 1, 4, &weights, Some(&mask)).unwrap().to_dense().unwrap().encoding()
-    };
-    assert_eq!(dense([-8.0, 0.0, 3.0, 7.0]), Encoding::Q4);
-    assert_eq!(dense([8.0, 0.0, 3.0, -7.0]), Encoding::Q4, "with the scale's sign turned");
-    assert_eq!(dense([8.0, 0.0, 3.0, -8.0]), Encoding::Q8);
 }

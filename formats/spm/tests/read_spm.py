@@ -81,6 +81,9 @@ def tensors(found):
     assert rows_at == len(found[b"ROWS"])
 
 
+SPARSE_Q4_LEVELS = [-120, -100, -82, -65, -48, -32, -18, -7, 0, 7, 18, 32, 48, 65, 82, 106]
+
+
 def weights(data, rows, cols, encoding, starts):
     nb = -(-cols // 32)
     at = 0
@@ -109,7 +112,7 @@ def weights(data, rows, cols, encoding, starts):
                 value = struct.unpack_from("<b", row, i)[0]
             else:
                 n = row[i // 2] >> i % 2 * 4 & 15
-                value = n - 8 if encoding == 3 or n < 8 else n - 7
+                value = n - 8 if encoding == 3 else SPARSE_Q4_LEVELS[n]
             if scales:
                 value = struct.unpack("<f", struct.pack("<f", value * scales[r * nb + c // 32]))[0]
             out.append(value)

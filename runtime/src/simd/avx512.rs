@@ -6,9 +6,10 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use spm::matrix::SPARSE_Q4_LEVELS;
 use spm::{BLOCK, Encoding, Matrix};
 
-use super::kernel::{self, Codes, HOLED_LEVELS, Isa, LANES, OVERRUN, PANEL, Scratch, Vector};
+use super::kernel::{self, Codes, Isa, LANES, OVERRUN, PANEL, Scratch, Vector};
 use super::{Aligned, Cached, Kernels, Queries, attention, avx2};
 use crate::ops;
 
@@ -136,7 +137,7 @@ unsafe fn one_vector(m: &Matrix, rows: Range<usize>, x: Vector, scratch: &mut Sc
                     let stored = range.len().min(padded / 2);
                     raised_levels(&values[..stored + OVERRUN], stored, &mut scratch.packed);
                     let mut sparse = Sparse::new(m, row, scratch.packed[..padded + OVERRUN].as_ptr().cast());
-                    dot::<NIBBLE_SHIFT_BITS>(blocks, scales, x, |i| sparse.next(i, _mm512_set1_epi8(8)))
+                    dot::<SHIFT_BITS>(blocks, scales, x, |i| sparse.next(i, _mm512_set1_epi8(-128)))
                 }
                 Encoding::F32 | Encoding::F16 | Encoding::SparseF16 => unreachable!("checked by Kernels::rows_i8"),
             };
@@ -231,7 +232,7 @@ fn nibbles(packed: __m256i) -> __m512i {
     _mm512_ternarylogic_epi32::<0xE0>(_mm512_set1_epi8(15), wide, _mm512_slli_epi16::<4>(wide))
 }
 
-/// The levels of `n` bytes of nibbles of a sparse row, raised by 8.
+/// The levels of `n` bytes of nibbles of a sparse row, raised by 128.
 ///
 /// # Safety
 /// This ISA; `bytes` has OVERRUN more than `n`, `out` room for `2 * n` and OVERRUN.
@@ -241,8 +242,7 @@ unsafe fn raised_levels(bytes: &[u8], n: usize, out: &mut [i8]) {
     assert!(bytes.len() >= n + OVERRUN && out.len() >= 2 * n + OVERRUN);
     // SAFETY: a step of 32 bytes begins below `n`, so it ends below both lengths, asserted above.
     unsafe {
-        let levels = _mm_loadu_si128(HOLED_LEVELS.as_ptr().cast());
-        let levels = _mm512_broadcast_i32x4(_mm_add_epi8(levels, _mm_set1_epi8(8)));
+        let levels = unsigned(_mm512_broadcast_i32x4(_mm_loadu_si128(SPARSE_Q4_LEVELS.as_ptr().cast())));
         for i in (0..n).step_by(32) {
             prefetch(bytes.as_ptr().wrapping_add(i + AHEAD));
             let codes = nibbles(_mm256_loadu_si256(bytes.as_ptr().add(i).cast()));

@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use spm::matrix::SPARSE_Q4_LEVELS;
 use spm::{BLOCK, Encoding, Matrix};
 
 use super::Kernels;
@@ -251,7 +252,7 @@ pub(super) unsafe fn expand_row<I: Isa>(m: &Matrix, row: usize, codes: &mut [i8]
             // SAFETY: `packed` was fitted to `padded` columns and twice OVERRUN, so it can be read as a
             // full row whatever the mask says; what no nibble was unpacked to is an old row's, harmless.
             unsafe {
-                I::unpack_nibbles(&values[..stored], &HOLED_LEVELS, packed);
+                I::unpack_nibbles(&values[..stored], &SPARSE_Q4_LEVELS, packed);
                 I::expand_i8(mask_of_row(m, row), packed.as_ptr(), codes);
             }
         }
@@ -390,5 +391,3 @@ fn as_i8(bytes: &[u8]) -> &[i8] {
 
 /// Dense q4: nibble - 8.
 const DENSE_LEVELS: [i8; 16] = [-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7];
-/// Sparse q4: no level is spent on zero.
-pub(super) const HOLED_LEVELS: [i8; 16] = [-8, -7, -6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 7, 8];
