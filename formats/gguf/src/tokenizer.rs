@@ -308,7 +308,9 @@ fn mark_special(keys: Keys, vocabulary: &mut Vocabulary, ids: &HashMap<&str, u32
         }
         ends.extend(named.or(by_text).filter(|_| is_end));
     }
-    for id in ENDS.iter().filter_map(|t| ids.get(t).copied()) {
+    let known = ENDS.iter().filter_map(|text| Some((*text, *ids.get(text)?)));
+    let marks: Vec<u32> = known.filter(|(text, _)| !is_merged(vocabulary, text)).map(|(_, id)| id).collect();
+    for id in marks {
         ends.insert(id);
         vocabulary.types[id as usize] = TokenType::Control;
     }
@@ -318,6 +320,16 @@ fn mark_special(keys: Keys, vocabulary: &mut Vocabulary, ids: &HashMap<&str, u32
     unmark(vocabulary, ids, &mut ends);
     vocabulary.end_of_generation = ends.into_iter().collect();
     Ok(())
+}
+
+/// Whether merging makes this token: then it is text of documents (Qwen2.5-Coder's `</s>`, which HTML is full of), not a mark
+/// that a template sets.
+fn is_merged(vocabulary: &Vocabulary, text: &str) -> bool {
+    let tokens = &vocabulary.tokens;
+    vocabulary.merges.iter().any(|&(left, right)| match (tokens.get(left as usize), tokens.get(right as usize)) {
+        (Some(left), Some(right)) => text.strip_prefix(left.as_str()) == Some(right),
+        _ => false,
+    })
 }
 
 /// Two vocabularies in which a token of the list is ordinary, told by the other tokens they have.

@@ -57,6 +57,16 @@ fn ends_are_known_by_id_and_by_text() {
     assert!(control(1) && control(3) && control(4) && control(5) && !control(0) && !control(6));
 }
 
+/// Qwen2.5-Coder's vocabulary makes `</s>` by merging: it is HTML there, and no end.
+#[test]
+fn a_token_that_merges_make_is_text() {
+    let mut w = GgufWriter::new();
+    w.text("tokenizer.ggml.model", "gpt2").text("tokenizer.ggml.pre", "qwen2");
+    w.texts("tokenizer.ggml.tokens", &["</s", ">", "</s>", "<|im_end|>"]).texts("tokenizer.ggml.merges", &["</s >"]);
+    let v = read(&w);
+    assert_eq!((v.end_of_generation, v.types[2]), (vec![3], TokenType::Normal));
+}
+
 #[test]
 fn end_is_text_where_return_and_call_end() {
     let v = read(&byte_level("gpt-4o", &["<|end|>", "<|return|>", "<|call|>"]));
