@@ -309,7 +309,7 @@ fn mark_special(keys: Keys, vocabulary: &mut Vocabulary, ids: &HashMap<&str, u32
         ends.extend(named.or(by_text).filter(|_| is_end));
     }
     let known = ENDS.iter().filter_map(|text| Some((*text, *ids.get(text)?)));
-    let marks: Vec<u32> = known.filter(|(text, _)| !is_merged(vocabulary, text)).map(|(_, id)| id).collect();
+    let marks: Vec<u32> = known.filter(|(text, _)| !is_merged(vocabulary, ids, text)).map(|(_, id)| id).collect();
     for id in marks {
         ends.insert(id);
         vocabulary.types[id as usize] = TokenType::Control;
@@ -324,12 +324,10 @@ fn mark_special(keys: Keys, vocabulary: &mut Vocabulary, ids: &HashMap<&str, u32
 
 /// Whether merging makes this token: then it is text of documents (Qwen2.5-Coder's `</s>`, which HTML is full of), not a mark
 /// that a template sets.
-fn is_merged(vocabulary: &Vocabulary, text: &str) -> bool {
-    let tokens = &vocabulary.tokens;
-    vocabulary.merges.iter().any(|&(left, right)| match (tokens.get(left as usize), tokens.get(right as usize)) {
-        (Some(left), Some(right)) => text.strip_prefix(left.as_str()) == Some(right),
-        _ => false,
-    })
+fn is_merged(vocabulary: &Vocabulary, ids: &HashMap<&str, u32>, text: &str) -> bool {
+    let splits = text.char_indices().skip(1).map(|(at, _)| text.split_at(at));
+    let mut pairs = splits.filter_map(|(left, right)| Some((*ids.get(left)?, *ids.get(right)?)));
+    pairs.any(|pair| vocabulary.merges.contains(&pair))
 }
 
 /// Two vocabularies in which a token of the list is ordinary, told by the other tokens they have.
