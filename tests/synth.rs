@@ -36,13 +36,19 @@ fn sparse_models_verify_and_run() {
 }
 
 #[test]
-fn sparse_nibbles_have_a_dense_twin_of_nibbles() {
+fn sparse_nibbles_have_a_dense_twin_of_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("q4.spm");
     synth(&path, &["--values", "q4"]);
     let model = SparseModel::open(&path).unwrap();
-    let dense = model.matrix("blk.0.ffn_up.weight").unwrap().to_dense().unwrap();
-    assert_eq!(dense.encoding().name(), "q4");
+    let sparse = model.matrix("blk.0.ffn_up.weight").unwrap();
+    let dense = sparse.to_dense().unwrap();
+    // q4 has other levels.
+    assert_eq!((sparse.encoding().name(), dense.encoding().name()), ("sparse-q4", "q8"));
+    let (mut expected, mut found) = (vec![0.0; sparse.cols()], vec![0.0; sparse.cols()]);
+    sparse.read_row(3, &mut expected);
+    dense.read_row(3, &mut found);
+    assert_eq!(found, expected);
 }
 
 #[test]
