@@ -69,7 +69,7 @@ pub(super) trait Isa {
     unsafe fn expand_f16(mask: &[u8], halves: *const u8, out: &mut [f32]);
 }
 
-/// Vectors in int8, ready for the integer product. Each is padded with zeros to whole groups of [`LANES`] blocks,
+/// Vectors in int8, ready for the integer product. Each is padded with zeros to whole groups of 8 blocks,
 /// so that kernels may read whole registers.
 #[derive(Default)]
 pub struct Codes {

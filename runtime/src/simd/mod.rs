@@ -7,7 +7,7 @@
 //! int8 activations) every kernel gives the same bits: the dot product of a block of 32 is an exact integer;
 //! block `b` is added to lane `b mod 8` as `lane += dot * (weight_scale * x_scale)`, multiplied and added
 //! separately (not fused); the lanes are summed by `sum_lanes`. Norms follow the same rule with lane `i mod 8`;
-//! attention sums in order of the index, see [`attention`]. Only the f32 product may fuse and so may differ between ISAs in the last bits; inside
+//! attention sums in order of the index, see `attention`. Only the f32 product may fuse and so may differ between ISAs in the last bits; inside
 //! one kernel it is the same for any batch size and any encoding of the same values.
 
 mod aligned;
