@@ -1,73 +1,54 @@
 //! The dense matrix of a sparse one's values, so that both can be measured in one engine.
 
+use half::f16;
+
 use crate::bytes::Bytes;
-use crate::encoding::{BLOCK, Encoding};
-use crate::mask::row_bytes;
-use crate::matrix::{self, Matrix, ShapeError, level_of};
+use crate::encoding::{BLOCK, CHUNK, Encoding};
+use crate::levels::{Levels, kept_of_mask};
+use crate::matrix::{self, Matrix, ShapeError};
 
 impl Matrix {
-    /// A dense matrix that expands to the same values: sparse-f16 as f16, sparse-q8 and sparse-q4 as q8, since
-    /// q4 has other levels than sparse-q4. A dense matrix is cloned.
+    /// A dense matrix of the same values: sparse-f16 as f16, sparse integers as q8, whose scales, being halves, round
+    /// those of a sparse row to 11 bits. A dense matrix is cloned.
     ///
     /// Memory: the dense tensor. Errors if its bytes cannot be counted.
     pub fn to_dense(&self) -> Result<Matrix, ShapeError> {
         match self.encoding() {
+            e if !e.is_sparse() => Ok(self.clone()),
             Encoding::SparseF16 => self.dense_halves(),
-            Encoding::SparseQ8 | Encoding::SparseQ4 => self.dense_codes(),
-            _ => Ok(self.clone()),
+            _ => self.dense_codes(),
         }
     }
 
     fn dense_halves(&self) -> Result<Matrix, ShapeError> {
         let mut planes = Planes::new(Encoding::F16, self)?;
         for (row, out) in planes.codes().chunks_exact_mut(self.cols() * 2).take(self.rows()).enumerate() {
-            let values = &self.values()[self.row_range(row).start..];
-            let out = out.as_chunks_mut::<2>().0;
-            self.each_kept(row, |nth, col| out[col] = [values[2 * nth], values[2 * nth + 1]]);
+            let (values, out) = (self.row_values(row), out.as_chunks_mut::<2>().0);
+            // A damaged mask may keep columns of the padding.
+            for (nth, col) in kept_of_mask(self.bits(row)).filter(|(_, col)| *col < self.cols()) {
+                out[col] = [values[2 * nth], values[2 * nth + 1]];
+            }
         }
         planes.finish(self)
     }
 
     fn dense_codes(&self) -> Result<Matrix, ShapeError> {
         let mut planes = Planes::new(Encoding::Q8, self)?;
-        planes.scales().copy_from_slice(self.scales());
-        let width = self.blocks() * BLOCK;
-        let mut levels = vec![0; width];
+        let (nb, width) = (self.blocks(), self.blocks() * BLOCK);
+        for (row, out) in planes.scales().chunks_exact_mut(nb * 2).enumerate() {
+            let scales = self.scales(row);
+            for (b, out) in out.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+                *out = f16::from_f32(scales.get(b)).to_le_bytes();
+            }
+        }
         for (row, out) in planes.codes().chunks_exact_mut(width).take(self.rows()).enumerate() {
-            self.levels(row, &mut levels);
-            out.iter_mut().zip(&levels).for_each(|(o, l)| *o = *l as u8);
+            let (mut levels, mut chunk) = (Levels::new(self, row), [0; CHUNK]);
+            for out in out.chunks_mut(CHUNK) {
+                levels.next(&mut chunk);
+                out.iter_mut().zip(chunk).for_each(|(o, l)| *o = l as u8);
+            }
         }
         planes.finish(self)
-    }
-
-    /// The levels of a row of integer codes, 0 where nothing is kept; `out` is whole blocks.
-    fn levels(&self, row: usize, out: &mut [i8]) {
-        let values = &self.values()[self.row_range(row).start..];
-        out.fill(0);
-        match self.encoding() {
-            Encoding::SparseQ4 => {
-                self.each_kept(row, |nth, col| out[col] = level_of(values[nth / 2] >> (nth % 2 * 4) & 15));
-            }
-            _ => self.each_kept(row, |nth, col| out[col] = values[nth] as i8),
-        }
-    }
-
-    /// Calls `each` with the number and the column of every kept weight of a row.
-    fn each_kept(&self, row: usize, mut each: impl FnMut(usize, usize)) {
-        let width = row_bytes(self.cols());
-        let mut nth = 0;
-        for (i, &byte) in self.masks()[row * width..][..width].iter().enumerate() {
-            let mut bits = byte;
-            while bits != 0 {
-                let col = i * 8 + bits.trailing_zeros() as usize;
-                // A damaged mask may keep columns of the padding.
-                if col < self.cols() {
-                    each(nth, col);
-                }
-                nth += 1;
-                bits &= bits - 1;
-            }
-        }
     }
 }
 
@@ -88,7 +69,7 @@ impl Planes {
             Some((len?.checked_add(matrix::slack(encoding, cols)?)?, len?.checked_sub(codes)?))
         };
         let (len, codes_at) = size().ok_or(ShapeError::TooLarge { rows, cols, encoding: encoding.name() })?;
-        Ok(Planes { encoding, bytes: vec![0; len], scales: of.scales().len(), codes_at })
+        Ok(Planes { encoding, bytes: vec![0; len], scales: of.rows() * of.blocks() * 2, codes_at })
     }
 
     fn scales(&mut self) -> &mut [u8] {

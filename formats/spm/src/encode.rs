@@ -3,9 +3,11 @@
 use half::f16;
 
 use crate::bytes::Bytes;
-use crate::encoding::{BLOCK, Encoding};
+use crate::encoding::{BLOCK, CHUNK, Encoding, ScaleKind};
+use crate::levels::{QUARTERS_2_OF_4, field_2_of_4, in_high_nibbles};
 use crate::mask::{Mask, row_bytes};
-use crate::matrix::{self, Matrix, PLANE_ALIGN, SPARSE_Q4_LEVELS, ShapeError};
+use crate::matrix::{self, Matrix, PLANE_ALIGN, ShapeError};
+use crate::row_scaled;
 
 /// Encodes `weights` (`rows x cols`, row-major). A sparse encoding stores what `mask` keeps (everything
 /// without one); a dense encoding stores the rest as zeros.
@@ -35,28 +37,33 @@ pub struct RowEncoder {
     encoding: Encoding,
     rows: usize,
     cols: usize,
-    masks: Vec<u8>,
+    bits: Vec<u8>,
+    factors: Vec<u8>,
     scales: Vec<u8>,
     values: Vec<u8>,
     starts: Vec<u32>,
+    pushed: usize,
     plain_scales: bool,
 }
 
 impl RowEncoder {
     /// An encoder for a matrix of this shape.
     pub fn new(encoding: Encoding, rows: usize, cols: usize) -> Result<Self, ShapeError> {
+        matrix::check_shape(encoding, rows, cols)?;
         let size = matrix::full_row_bytes(encoding, cols).and_then(|n| n.checked_mul(rows));
-        if rows == 0 || cols == 0 || size.is_none() {
+        if size.is_none() {
             return Err(ShapeError::TooLarge { rows, cols, encoding: encoding.name() });
         }
         Ok(RowEncoder {
             encoding,
             rows,
             cols,
-            masks: vec![],
+            bits: vec![],
+            factors: vec![],
             scales: vec![],
             values: vec![],
             starts: vec![0],
+            pushed: 0,
             plain_scales: false,
         })
     }
@@ -76,42 +83,50 @@ impl RowEncoder {
         for start in next.starts.into_iter().skip(1) {
             self.starts.push(from.checked_add(start).ok_or(self.too_large())?);
         }
-        self.masks.extend(next.masks);
+        self.bits.extend(next.bits);
+        self.factors.extend(next.factors);
         self.scales.extend(next.scales);
         self.values.extend(next.values);
+        self.pushed += next.pushed;
         Ok(())
     }
 
-    /// Appends the next row; `kept` has a bit for each column (see [`Mask::row`]), bits past `cols` ignored.
+    /// Appends the next row; `kept` has a bit for each column (see [`Mask::row`]), bits past `cols` ignored. An N:M
+    /// encoding takes masks that keep at most N of every M and keeps more, as zeros, where they keep fewer.
     pub fn push(&mut self, row: &[f32], kept: &[u8]) -> Result<(), ShapeError> {
         assert_eq!(row.len(), self.cols, "columns");
-        if self.encoding.is_sparse() {
-            self.push_mask(kept);
-        }
+        let stored = self.stored_columns(kept)?;
         let values = || row.iter().enumerate().map(|(col, v)| if is_kept(kept, col) { *v } else { 0.0 });
         match self.encoding {
             Encoding::F32 => values().for_each(|v| self.values.extend(v.to_le_bytes())),
             Encoding::F16 => values().for_each(|v| self.values.extend(f16::from_f32(v).to_le_bytes())),
-            Encoding::SparseF16 => self.push_kept_halves(row, kept),
-            _ => self.push_blocks(row, kept),
+            Encoding::SparseF16 => self.push_kept_halves(row, &stored),
+            _ => {
+                let mut padded = vec![0.0; self.cols.next_multiple_of(CHUNK)];
+                padded.iter_mut().zip(values()).for_each(|(p, v)| *p = v);
+                self.push_blocks(&padded, &stored);
+            }
         }
-        if self.encoding.is_sparse() {
+        if self.encoding.has_row_starts() {
             let end = u32::try_from(self.values.len());
             self.starts.push(end.map_err(|_| self.too_large())?);
         }
+        self.pushed += 1;
         Ok(())
     }
 
     /// The finished matrix; every row must have been pushed.
     pub fn finish(self) -> Result<Matrix, ShapeError> {
         let slack = matrix::slack(self.encoding, self.cols).unwrap_or(0);
-        let mut bytes = self.masks;
-        for plane in [self.scales, self.values] {
+        let mut bytes = self.bits;
+        let mut scales = self.factors;
+        scales.extend(self.scales);
+        for plane in [scales, self.values] {
             bytes.resize(bytes.len().next_multiple_of(PLANE_ALIGN), 0);
             bytes.extend(plane);
         }
         bytes.resize(bytes.len() + slack, 0);
-        let starts = self.encoding.is_sparse().then(|| self.starts.into());
+        let starts = self.encoding.has_row_starts().then(|| self.starts.into());
         Matrix::new(self.encoding, self.rows, self.cols, Bytes::from(bytes), starts)
     }
 
@@ -119,53 +134,136 @@ impl RowEncoder {
         ShapeError::TooLarge { rows: self.rows, cols: self.cols, encoding: self.encoding.name() }
     }
 
-    fn push_mask(&mut self, kept: &[u8]) {
-        let end = self.masks.len() + row_bytes(self.cols);
-        self.masks.extend(&kept[..self.cols.div_ceil(8)]);
-        if let (Some(last), used @ 1..) = (self.masks.last_mut(), self.cols % 8) {
-            *last &= (1 << used) - 1;
+    /// The mask of what will be stored, whole chunks: what is kept, and what an N:M pattern stores besides.
+    fn stored_columns(&self, kept: &[u8]) -> Result<Vec<u8>, ShapeError> {
+        let mut stored = vec![0; row_bytes(self.cols)];
+        stored[..self.cols.div_ceil(8)].copy_from_slice(&kept[..self.cols.div_ceil(8)]);
+        if let used @ 1.. = self.cols % 8 {
+            stored[self.cols / 8] &= (1 << used) - 1;
         }
-        self.masks.resize(end, 0);
+        let Some((n, m)) = self.encoding.fixed_pattern() else { return Ok(stored) };
+        for col in (0..self.cols).step_by(m) {
+            let has = |stored: &[u8]| (col..col + m).filter(|&c| is_kept(stored, c)).count();
+            let kept = has(&stored);
+            if kept > n {
+                return Err(ShapeError::Pattern { encoding: self.encoding.name(), n, m, row: self.pushed, col, kept });
+            }
+            let spare: Vec<usize> = (col..col + m).filter(|&c| !is_kept(&stored, c)).take(n - kept).collect();
+            spare.into_iter().for_each(|c| stored[c / 8] |= 1 << (c % 8));
+        }
+        Ok(stored)
     }
 
-    fn push_kept_halves(&mut self, row: &[f32], kept: &[u8]) {
+    fn push_kept_halves(&mut self, row: &[f32], stored: &[u8]) {
+        self.bits.extend(stored);
         let halves = row.iter().map(|v| f16::from_f32(*v).to_le_bytes());
-        let stored = halves.enumerate().map(|(col, half)| (half, is_kept(kept, col)));
-        let halves = gather(self.cols, stored);
+        let halves = gather(self.cols, halves.enumerate().map(|(col, half)| (half, is_kept(stored, col))));
         self.values.extend(halves.as_flattened());
     }
 
-    fn push_blocks(&mut self, row: &[f32], kept: &[u8]) {
-        let mut codes = Vec::with_capacity(self.cols.next_multiple_of(BLOCK));
-        for (b, block) in row.chunks(BLOCK).enumerate() {
-            // Of a dense block the padding is stored too.
-            let mut stored = [!self.encoding.is_sparse(); BLOCK];
-            let mut padded = [0.0; BLOCK];
-            for (i, v) in block.iter().enumerate() {
-                let kept = is_kept(kept, b * BLOCK + i);
-                padded[i] = if kept { *v } else { 0.0 };
-                stored[i] |= kept;
-            }
-            let (scale, block) = self.encode_block(&padded);
-            self.scales.extend(scale.to_le_bytes());
-            codes.extend(block.into_iter().map(|code| code as u8).zip(stored));
-        }
-        let codes = gather(codes.len(), codes.into_iter());
+    /// `row` is whole chunks, zeros where nothing is kept.
+    fn push_blocks(&mut self, row: &[f32], stored: &[u8]) {
+        let codes = match self.encoding.scale_kind() {
+            ScaleKind::Row => self.push_row_scales(row),
+            _ => self.push_half_scales(row),
+        };
         match self.encoding {
-            Encoding::Q8 | Encoding::SparseQ8 => self.values.extend(codes),
-            // The first of two into the low half.
-            _ => self.values.extend(codes.chunks(2).map(|pair| pair[0] | pair.get(1).map_or(0, |high| high << 4))),
+            Encoding::Q8 => self.values.extend(&codes[..self.cols.next_multiple_of(BLOCK)]),
+            Encoding::Q4 => self.push_nibbles_of_64(&codes),
+            Encoding::Q5 => {
+                let high = codes.chunks_exact(8).map(|c| c.iter().rev().fold(0, |bits, c| bits << 1 | c >> 4));
+                self.bits.extend(high);
+                self.push_nibbles_of_64(&codes.iter().map(|c| c & 15).collect::<Vec<_>>());
+            }
+            Encoding::Q8Keep2Of4 | Encoding::Q4Keep2Of4 => self.push_places(&codes, stored),
+            _ => {
+                self.bits.extend(stored);
+                self.push_kept(&codes, stored);
+            }
         }
     }
 
-    fn encode_block(&self, block: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
-        match (self.encoding, self.plain_scales) {
-            (Encoding::Q8 | Encoding::SparseQ8, false) => q8_block(block),
-            (Encoding::Q8 | Encoding::SparseQ8, true) => q8_plain_block(block),
-            (Encoding::Q4, false) => q4_block(block),
-            (Encoding::Q4, true) => q4_plain_block(block),
-            (_, false) => sparse_q4_block(block),
-            (_, true) => sparse_q4_plain_block(block),
+    /// The codes of a row with an f16 a block.
+    fn push_half_scales(&mut self, row: &[f32]) -> Vec<u8> {
+        let mut codes = Vec::with_capacity(row.len());
+        for block in row.as_chunks::<BLOCK>().0 {
+            let (scale, block) = match (self.encoding, self.plain_scales) {
+                (Encoding::Q8, false) => q8_block(block),
+                (Encoding::Q8, true) => q8_plain_block(block),
+                (Encoding::Q4, false) => q4_block(block),
+                (Encoding::Q4, true) => plain_block::<4>(block),
+                (_, false) => q5_block(block),
+                (_, true) => plain_block::<5>(block),
+            };
+            codes.extend(block.map(|c| c as u8));
+            self.scales.extend(scale.to_le_bytes());
+        }
+        let blocks = self.cols.div_ceil(BLOCK);
+        self.scales.truncate(self.scales.len() - (row.len() / BLOCK - blocks) * 2);
+        codes
+    }
+
+    /// The codes of a row with an f32 and an i8 a block.
+    fn push_row_scales(&mut self, row: &[f32]) -> Vec<u8> {
+        let blocks = &row.as_chunks::<BLOCK>().0[..self.cols.div_ceil(BLOCK)];
+        let is_q4 = matches!(self.encoding, Encoding::SparseQ4 | Encoding::Q4Keep16Of32 | Encoding::Q4Keep2Of4);
+        let (factor, scales, codes) = row_scaled::encode(blocks, is_q4, self.plain_scales);
+        self.factors.extend(factor.to_le_bytes());
+        self.scales.extend(scales.iter().map(|&s| s as u8));
+        let mut codes: Vec<u8> = codes.as_flattened().iter().map(|&c| c as u8).collect();
+        codes.resize(row.len(), 0);
+        codes
+    }
+
+    /// The first block of a chunk into the low halves.
+    fn push_nibbles_of_64(&mut self, codes: &[u8]) {
+        for chunk in codes.as_chunks::<CHUNK>().0 {
+            let (low, high) = chunk.split_at(BLOCK);
+            self.values.extend(low.iter().zip(high).map(|(l, h)| l | h << 4));
+        }
+    }
+
+    fn push_kept(&mut self, codes: &[u8], stored: &[u8]) {
+        let chunks = codes.len() / CHUNK;
+        let kept = |high: Option<bool>| {
+            let wanted = |col: usize| high.is_none_or(|high| in_high_nibbles(col / BLOCK, chunks) == high);
+            let items = codes.iter().enumerate().map(|(col, &c)| (c, is_kept(stored, col) && wanted(col)));
+            gather(codes.len(), items)
+        };
+        match self.encoding {
+            Encoding::SparseQ8 | Encoding::Q8Keep16Of32 => self.values.extend(kept(None)),
+            Encoding::SparseQ4 => {
+                let (low, high) = (kept(Some(false)), kept(Some(true)));
+                let nth = |codes: &[u8], i: usize| codes.get(i).copied().unwrap_or(0);
+                self.values.extend((0..low.len().max(high.len())).map(|i| nth(&low, i) | nth(&high, i) << 4));
+            }
+            _ => {
+                let kept = kept(None);
+                for chunk in kept.as_chunks::<{ CHUNK / 2 }>().0 {
+                    let (low, high) = chunk.split_at(BLOCK / 2);
+                    self.values.extend(low.iter().zip(high).map(|(l, h)| l | h << 4));
+                }
+            }
+        }
+    }
+
+    fn push_places(&mut self, codes: &[u8], stored: &[u8]) {
+        for (c, codes) in codes.as_chunks::<CHUNK>().0.iter().enumerate() {
+            let mut bits = 0u64;
+            let mut picked = [0; CHUNK / 2];
+            for (j, code) in picked.iter_mut().enumerate() {
+                let group = QUARTERS_2_OF_4[j / 8] + j % 8 / 2 * 4;
+                let mut of_group = (0..4).filter(|p| is_kept(stored, c * CHUNK + group + p));
+                let place = of_group.nth(j % 2).unwrap_or(0);
+                bits |= (place as u64) << field_2_of_4(j);
+                *code = codes[group + place];
+            }
+            self.bits.extend(bits.to_le_bytes());
+            if self.encoding == Encoding::Q8Keep2Of4 {
+                self.values.extend(picked);
+            } else {
+                self.values.extend((0..CHUNK / 4).map(|j| picked[j] | picked[CHUNK / 4 + j] << 4));
+            }
         }
     }
 }
@@ -176,7 +274,7 @@ fn is_kept(kept: &[u8], col: usize) -> bool {
 
 /// Those of at most `len` items that are to be stored. Without a branch: of a random mask half would be guessed wrong.
 fn gather<T: Copy + Default>(len: usize, items: impl Iterator<Item = (T, bool)>) -> Vec<T> {
-    let mut out = vec![T::default(); len];
+    let mut out = vec![T::default(); len + 1];
     let mut n = 0;
     for (item, stored) in items {
         out[n] = item;
@@ -234,46 +332,61 @@ fn error_below(least: f32, block: &[f32; BLOCK], scale: f32) -> Option<f32> {
 }
 
 /// To the nearest integer, for numbers far below 2^22: vectors of it need no instruction beyond addition.
-fn round(x: f32) -> f32 {
+pub(crate) fn round(x: f32) -> f32 {
     const SHIFT: f32 = 12_582_912.0;
     x + SHIFT - SHIFT
 }
 
 /// Scale and nibbles (code + 8) of a block; the scale is the best by squared error of a small search.
 pub fn q4_block(block: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
-    let candidates = search(largest(block) / -8.0);
-    best_of(block, candidates, |x| x.round_ties_even().clamp(-8.0, 7.0)).map_codes(|level| level as i8 + 8)
+    searched_block::<4>(block)
 }
 
-/// Scale and codes of [`SPARSE_Q4_LEVELS`]; the scale is the best by squared error of a small search. Zeros (pruned
-/// weights) do not count as error.
-pub fn sparse_q4_block(block: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
-    let first = f32::from(SPARSE_Q4_LEVELS[0]);
-    let candidates = search(largest(block) / first).chain(search(largest(block) / f32::from(SPARSE_Q4_LEVELS[15])));
-    let best = best_of(block, candidates, |x| f32::from(SPARSE_Q4_LEVELS[nearest_level(x)]));
-    best.map_codes(|level| nearest_level(level) as i8)
+/// Scale and codes (code + 16) of 5 bits of a block; the scale is the best by squared error of a small search.
+pub fn q5_block(block: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
+    searched_block::<5>(block)
 }
 
-fn nearest_level(x: f32) -> usize {
-    SPARSE_Q4_LEVELS.windows(2).map(|pair| usize::from(2.0 * x > f32::from(pair[0]) + f32::from(pair[1]))).sum()
+fn searched_block<const BITS: u32>(block: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
+    let half = f32::from(1u8 << (BITS - 1));
+    let (mut best, mut least) = ((f16::ZERO, [half as i8; BLOCK]), f32::INFINITY);
+    for scale in search(largest(block) / -half).map(f16::from_f32) {
+        let s = scale.to_f32();
+        if s == 0.0 || !s.is_finite() {
+            continue;
+        }
+        let inverse = 1.0 / s;
+        let levels = block.map(|v| round(v * inverse).clamp(-half, half - 1.0));
+        let error = squared_error(block, &levels, s);
+        if error < least {
+            (best, least) = ((scale, levels.map(|l| (l + half) as i8)), error);
+        }
+    }
+    best
 }
 
-/// [`q4_block`] without a search: the largest weight has level -8.
-fn q4_plain_block(block: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
-    let scale = f16::from_f32(largest(block) / -8.0);
+/// The same without a search: the largest weight has the lowest level.
+fn plain_block<const BITS: u32>(block: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
+    let half = f32::from(1u8 << (BITS - 1));
+    let scale = f16::from_f32(largest(block) / -half);
     let inverse = inverse(scale);
-    (scale, block.map(|v| round(v * inverse).clamp(-8.0, 7.0) as i8 + 8))
+    (scale, block.map(|v| (round(v * inverse).clamp(-half, half - 1.0) + half) as i8))
 }
 
-/// [`sparse_q4_block`] without a search: the largest weight has the first level.
-fn sparse_q4_plain_block(block: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
-    let scale = f16::from_f32(largest(block) / f32::from(SPARSE_Q4_LEVELS[0]));
-    let inverse = inverse(scale);
-    (scale, block.map(|v| nearest_level(v * inverse) as i8))
+/// Squared error of what is not zero already: pruned weights do not count.
+pub(crate) fn squared_error(block: &[f32; BLOCK], levels: &[f32; BLOCK], scale: f32) -> f32 {
+    let mut lanes = [0.0; 8];
+    for (values, levels) in block.as_chunks::<8>().0.iter().zip(levels.as_chunks::<8>().0) {
+        for ((lane, v), l) in lanes.iter_mut().zip(values).zip(levels) {
+            let error = if *v == 0.0 { 0.0 } else { v - l * scale };
+            *lane += error * error;
+        }
+    }
+    lanes.iter().sum()
 }
 
 /// The weight furthest from zero.
-fn largest(block: &[f32; BLOCK]) -> f32 {
+pub(crate) fn largest(block: &[f32; BLOCK]) -> f32 {
     block.iter().fold(0.0f32, |m, &v| if v.abs() > m.abs() { v } else { m })
 }
 
@@ -282,36 +395,9 @@ fn inverse(scale: f16) -> f32 {
     if scale == f16::ZERO { 0.0 } else { 1.0 / scale.to_f32() }
 }
 
-fn search(scale: f32) -> impl Iterator<Item = f16> {
-    (0..16).map(move |i| f16::from_f32(scale * (0.70 + 0.025 * i as f32)))
-}
-
-struct Best {
-    error: f32,
-    scale: f16,
-    levels: [f32; BLOCK],
-}
-
-impl Best {
-    fn map_codes(self, code: impl Fn(f32) -> i8) -> (f16, [i8; BLOCK]) {
-        (self.scale, self.levels.map(code))
-    }
-}
-
-fn best_of(block: &[f32; BLOCK], scales: impl Iterator<Item = f16>, level: impl Fn(f32) -> f32) -> Best {
-    let mut best = Best { error: f32::INFINITY, scale: f16::ZERO, levels: block.map(|_| level(0.0)) };
-    for scale in scales {
-        let s = scale.to_f32();
-        if s == 0.0 || !s.is_finite() {
-            continue;
-        }
-        let levels = block.map(|v| level(v / s));
-        let error = block.iter().zip(&levels).filter(|(v, _)| **v != 0.0).map(|(v, l)| (v - l * s).powi(2)).sum();
-        if error < best.error {
-            best = Best { error, scale, levels };
-        }
-    }
-    best
+/// Scales around one that fits the largest weight.
+pub(crate) fn search(scale: f32) -> impl Iterator<Item = f32> {
+    (0..16).map(move |i| scale * (0.70 + 0.025 * i as f32))
 }
 
 fn round_codes(block: &[f32; BLOCK], scale: f16, min: f32, max: f32) -> [i8; BLOCK] {

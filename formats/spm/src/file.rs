@@ -8,10 +8,10 @@ use half::f16;
 use crate::bytes::Bytes;
 use crate::checkpoint::{Checkpoint, TensorInfo};
 use crate::config::Config;
-use crate::encoding::Encoding;
+use crate::encoding::{BLOCK, Encoding, ScaleKind};
 use crate::error::{Error, Fault};
 use crate::header::{self, Header, SECTION_ALIGN, Section};
-use crate::mask::row_bytes;
+use crate::levels::{in_high_nibbles, kept_2_of_4};
 use crate::matrix::Matrix;
 use crate::metadata::{self, Provenance};
 use crate::tensor_table::{self, Entry};
@@ -234,43 +234,66 @@ fn verify_matrix(entry: &Entry, matrix: &Matrix) -> Result<(), Fault> {
         return fault(format!("number {i} is not finite"));
     }
     if matrix.kept() != entry.kept {
-        return fault(format!("{} mask bits are set, the table says {}", matrix.kept(), entry.kept));
+        return fault(format!("{} weights are kept, the table says {}", matrix.kept(), entry.kept));
     }
-    if !matrix.encoding().is_sparse() {
+    if !matrix.encoding().has_bits() {
         return Ok(());
     }
-    for (row, bits) in matrix.masks().chunks_exact(row_bytes(matrix.cols())).enumerate() {
-        let past = (matrix.cols()..bits.len() * 8).find(|&c| bits[c / 8] >> (c % 8) & 1 == 1);
-        if let Some(col) = past {
-            return fault(format!("row {row} keeps column {col} of {}", matrix.cols()));
-        }
-        let kept: usize = bits.iter().map(|b| b.count_ones() as usize).sum();
-        let (expected, len) = (kept_bytes(matrix.encoding(), kept), matrix.row_range(row).len());
-        if len != expected {
-            return fault(format!("row {row} has {len} bytes, its {kept} kept weights need {expected}"));
-        }
-    }
-    Ok(())
+    let problem = (0..matrix.rows()).find_map(|row| match matrix.encoding() {
+        Encoding::Q8Keep2Of4 | Encoding::Q4Keep2Of4 => bad_places(matrix, row),
+        Encoding::Q8Keep16Of32 | Encoding::Q4Keep16Of32 => bad_count(matrix, row),
+        _ => bad_mask(matrix, row),
+    });
+    problem.map_or(Ok(()), fault)
 }
 
-fn kept_bytes(encoding: Encoding, kept: usize) -> usize {
-    match encoding {
-        Encoding::SparseF16 => kept * 2,
-        Encoding::SparseQ4 => kept.div_ceil(2),
-        _ => kept,
+/// Bits past the last column, or a row as long as its mask does not say.
+fn bad_mask(matrix: &Matrix, row: usize) -> Option<String> {
+    let (bits, chunks) = (matrix.bits(row), matrix.chunks());
+    let past = (matrix.cols()..bits.len() * 8).find(|&c| bits[c / 8] >> (c % 8) & 1 == 1);
+    if let Some(col) = past {
+        return Some(format!("row {row} has a bit for column {col} of {}", matrix.cols()));
     }
+    let mut kept = [0; 2];
+    for (block, bits) in bits.chunks(BLOCK / 8).enumerate() {
+        let high = matrix.encoding() == Encoding::SparseQ4 && in_high_nibbles(block, chunks);
+        kept[usize::from(high)] += bits.iter().map(|b| b.count_ones() as usize).sum::<usize>();
+    }
+    let expected = match matrix.encoding() {
+        Encoding::SparseF16 => kept[0] * 2,
+        Encoding::SparseQ8 => kept[0],
+        Encoding::SparseQ4 => kept[0].max(kept[1]),
+        _ => return None,
+    };
+    let len = matrix.row_range(row).len();
+    let kept = kept[0] + kept[1];
+    (len != expected).then(|| format!("row {row} has {len} bytes, its {kept} kept weights need {expected}"))
+}
+
+/// A block that keeps more or fewer than 16.
+fn bad_count(matrix: &Matrix, row: usize) -> Option<String> {
+    let kept = |bits: &[u8]| bits.iter().map(|b| b.count_ones()).sum::<u32>();
+    let (block, bits) = matrix.bits(row).chunks(BLOCK / 8).enumerate().find(|(_, bits)| kept(bits) != 16)?;
+    Some(format!("row {row} keeps {} of block {block}, expected 16", kept(bits)))
+}
+
+/// A pair of places that is not ascending.
+fn bad_places(matrix: &Matrix, row: usize) -> Option<String> {
+    let cols: Vec<usize> = kept_2_of_4(matrix.bits(row)).map(|(_, col)| col).collect();
+    let pair = cols.chunks_exact(2).find(|pair| pair[0] >= pair[1])?;
+    Some(format!("row {row} keeps columns {} and {} in this order, expected ascending", pair[0], pair[1]))
 }
 
 /// The first scale (or value, for encodings without scales) that is not a finite number.
 fn not_finite(matrix: &Matrix) -> Option<usize> {
-    let stored = matrix.row_range(matrix.rows() - 1).end;
+    let stored = &matrix.values()[..matrix.row_range(matrix.rows() - 1).end];
     let bad_f16 = |plane: &[u8]| plane.chunks_exact(2).position(|b| !f16::from_le_bytes([b[0], b[1]]).is_finite());
-    match matrix.encoding() {
-        Encoding::F32 => {
-            let values = matrix.values()[..stored].chunks_exact(4);
-            values.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).position(|v| !v.is_finite())
-        }
-        Encoding::F16 | Encoding::SparseF16 => bad_f16(&matrix.values()[..stored]),
-        _ => bad_f16(matrix.scales()),
+    let bad_f32 =
+        |plane: &[u8]| plane.chunks_exact(4).position(|b| !f32::from_le_bytes([b[0], b[1], b[2], b[3]]).is_finite());
+    match (matrix.encoding(), matrix.encoding().scale_kind()) {
+        (Encoding::F32, _) => bad_f32(stored),
+        (_, ScaleKind::None) => bad_f16(stored),
+        (_, ScaleKind::Half) => bad_f16(matrix.scale_plane()),
+        (_, ScaleKind::Row) => bad_f32(&matrix.scale_plane()[..matrix.rows() * 4]),
     }
 }

@@ -7,7 +7,7 @@ use crate::error::Fault;
 /// it is not `0x0A`, with which a SentencePiece model (also called `.spm` by some) begins.
 pub(crate) const MAGIC: [u8; 8] = *b"\x93SPM\r\n\x1a\n";
 /// The version this crate reads and writes.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 /// Sections begin at multiples of this: the largest page size among common machines.
 pub(crate) const SECTION_ALIGN: u64 = 1 << 16;
 

@@ -1,8 +1,8 @@
 //! Which weights of a matrix are kept. A set bit means **kept**, everywhere.
 
-use crate::encoding::BLOCK;
+use crate::encoding::CHUNK;
 
-/// One bit per weight of a `rows x cols` matrix, rows padded with zero bits to whole blocks of 32 columns.
+/// One bit per weight of a `rows x cols` matrix, rows padded with zero bits to whole chunks of 64 columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mask {
     rows: usize,
@@ -77,7 +77,7 @@ impl Mask {
     }
 }
 
-/// Mask bytes of a row of `cols` columns: whole blocks of 32.
+/// Mask bytes of a row of `cols` columns: whole chunks of 64.
 pub fn row_bytes(cols: usize) -> usize {
-    cols.div_ceil(BLOCK) * BLOCK / 8
+    cols.div_ceil(CHUNK) * CHUNK / 8
 }

@@ -1,20 +1,10 @@
 //! A weight matrix in one of the file's encodings: where its planes lie, and what they mean.
 //!
-//! Planes follow one another, each starting at a multiple of 64 bytes from the tensor's start:
-//!
-//! | encoding | planes |
-//! |---|---|
-//! | f32, f16 | values, `rows * cols`, no padding |
-//! | q8 | scales, `rows * nb` f16; codes, `rows * nb * 32` i8 |
-//! | q4 | scales, `rows * nb` f16; codes, `rows * nb * 16` bytes |
-//! | sparse-f16 | masks, `rows * nb * 4` bytes; kept values, f16 |
-//! | sparse-q8 | masks; scales, `rows * nb` f16; kept codes, i8 |
-//! | sparse-q4 | masks; scales; kept codes, nibbles, each row starting at a whole byte |
-//!
-//! with `nb = ceil(cols / 32)`. Columns past `cols` have code 0 (q8), code 8 (q4), mask bit 0 (sparse).
-//! Where the kept values of a row begin is said by a table of `rows + 1` byte offsets that is held in
-//! memory, not in the mapping. However a mask is corrupted, a row reads at most `nb * 32` values from
-//! there, and [`slack`] bytes after the tensor are always readable: wrong numbers, never a wild read.
+//! Planes follow one another, each starting at a multiple of 64 bytes from the tensor's start: bits, scales, values;
+//! the file's specification says which encoding has which. Where the kept values of a row begin is said, for the
+//! encodings in which rows have lengths of their own, by a table of `rows + 1` byte offsets that is held in memory, not
+//! in the mapping. However a mask is corrupted, a row reads at most a full row of values from there, and [`slack`]
+//! bytes after the tensor are always readable: wrong numbers, never a wild read.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -22,7 +12,8 @@ use std::sync::Arc;
 use half::f16;
 
 use crate::bytes::Bytes;
-use crate::encoding::{BLOCK, Encoding};
+use crate::encoding::{BLOCK, CHUNK, Encoding, ScaleKind};
+use crate::levels::{Levels, kept_2_of_4, kept_of_mask};
 use crate::mask::{Mask, row_bytes};
 
 /// Planes start at multiples of this many bytes.
@@ -36,7 +27,7 @@ pub struct Matrix {
     encoding: Encoding,
     /// The tensor and its slack.
     bytes: Bytes,
-    /// Sparse only: byte offsets of the rows in the values plane, `rows + 1` of them.
+    /// Byte offsets of the rows in the values plane, `rows + 1` of them, where rows have lengths of their own.
     row_starts: Option<Arc<[u32]>>,
 }
 
@@ -53,6 +44,30 @@ pub enum ShapeError {
         cols: usize,
         /// The encoding's name.
         encoding: &'static str,
+    },
+    /// An N:M encoding needs whole chunks.
+    #[error("encoding {encoding} needs a multiple of 64 columns, there are {cols}")]
+    Columns {
+        /// Input features.
+        cols: usize,
+        /// The encoding's name.
+        encoding: &'static str,
+    },
+    /// A mask that an N:M encoding cannot hold.
+    #[error("encoding {encoding} keeps {n} of {m}, row {row} keeps {kept} of the columns from {col} on")]
+    Pattern {
+        /// The encoding's name.
+        encoding: &'static str,
+        /// Kept at most.
+        n: usize,
+        /// Of.
+        m: usize,
+        /// Output feature.
+        row: usize,
+        /// First input feature of the group.
+        col: usize,
+        /// Kept by the mask.
+        kept: usize,
     },
     /// Fewer bytes than the shape and the slack need.
     #[error("{have} bytes where {rows}x{cols} {encoding} needs {need}")]
@@ -80,6 +95,30 @@ pub enum ShapeError {
     },
 }
 
+/// The scales of a row, one a block.
+#[derive(Clone, Copy, Debug)]
+pub enum RowScales<'a> {
+    /// f16, little-endian.
+    Half(&'a [u8]),
+    /// `factor * code`. At least 8 readable bytes follow the codes.
+    Row {
+        /// Of the whole row.
+        factor: f32,
+        /// i8 each.
+        codes: &'a [u8],
+    },
+}
+
+impl RowScales<'_> {
+    /// The scale of a block.
+    pub fn get(&self, block: usize) -> f32 {
+        match *self {
+            RowScales::Half(halves) => le_f16(halves, block),
+            RowScales::Row { factor, codes } => factor * f32::from(codes[block] as i8),
+        }
+    }
+}
+
 impl Matrix {
     /// Checks that `bytes` (the tensor followed by its [`slack`]) and `row_starts` fit the shape.
     ///
@@ -91,12 +130,10 @@ impl Matrix {
         bytes: Bytes,
         row_starts: Option<Arc<[u32]>>,
     ) -> Result<Self, ShapeError> {
+        check_shape(encoding, rows, cols)?;
         let too_large = ShapeError::TooLarge { rows, cols, encoding: encoding.name() };
-        if rows == 0 || cols == 0 || rows > 1 << 31 || cols > 1 << 31 {
-            return Err(too_large);
-        }
         let mut values = 0;
-        if encoding.is_sparse() {
+        if encoding.has_row_starts() {
             let full = full_row_bytes(encoding, cols).ok_or(too_large.clone())?;
             values = check_row_starts(row_starts.as_deref().unwrap_or_default(), rows, full)?;
         } else if let Some(table) = row_starts {
@@ -128,6 +165,11 @@ impl Matrix {
         self.cols.div_ceil(BLOCK)
     }
 
+    /// Chunks of 64 columns, the last one perhaps padded.
+    pub fn chunks(&self) -> usize {
+        self.cols.div_ceil(CHUNK)
+    }
+
     /// How the values lie.
     pub fn encoding(&self) -> Encoding {
         self.encoding
@@ -149,20 +191,41 @@ impl Matrix {
         self.bytes.is_mapped()
     }
 
-    /// f16 scales, little-endian, [`Self::blocks`] a row; empty for encodings without scales.
-    pub fn scales(&self) -> &[u8] {
-        let start = align(self.mask_plane_len());
-        &self.bytes[start..start + self.scale_plane_len()]
+    /// The first plane's bytes of a row, 8 a chunk: the mask, the places of 2:4, the highest bits of q5.
+    ///
+    /// # Panics
+    /// If the encoding has no such plane.
+    pub fn bits(&self, row: usize) -> &[u8] {
+        assert!(self.encoding.has_bits(), "{} has no bits", self.encoding.name());
+        let n = row_bytes(self.cols);
+        &self.bytes[row * n..(row + 1) * n]
     }
 
-    /// Mask bytes, [`row_bytes`] a row; empty when dense.
-    pub fn masks(&self) -> &[u8] {
-        &self.bytes[..self.mask_plane_len()]
+    /// The scales of a row.
+    ///
+    /// # Panics
+    /// If the encoding has no scales.
+    pub fn scales(&self, row: usize) -> RowScales<'_> {
+        let (plane, nb) = (self.scale_plane(), self.blocks());
+        match self.encoding.scale_kind() {
+            ScaleKind::None => panic!("{} has no scales", self.encoding.name()),
+            ScaleKind::Half => RowScales::Half(&plane[row * nb * 2..(row + 1) * nb * 2]),
+            ScaleKind::Row => {
+                let factor = le_f32(&plane[row * 4..]);
+                RowScales::Row { factor, codes: &plane[self.rows * 4 + row * nb..][..nb] }
+            }
+        }
+    }
+
+    /// The plane of scales as it is stored.
+    pub fn scale_plane(&self) -> &[u8] {
+        let start = align(self.bits_plane_len());
+        &self.bytes[start..start + self.scale_plane_len()]
     }
 
     /// The last plane (values or codes) **and everything after it**, at least [`slack`] bytes more.
     pub fn values(&self) -> &[u8] {
-        &self.bytes[align(align(self.mask_plane_len()) + self.scale_plane_len())..]
+        &self.bytes[align(align(self.bits_plane_len()) + self.scale_plane_len())..]
     }
 
     /// Where row `row` begins and ends in [`Self::values`], in bytes.
@@ -176,7 +239,12 @@ impl Matrix {
         }
     }
 
-    /// The table of row starts, sparse only.
+    /// The values of a row **and at least [`slack`] bytes** from its start on.
+    pub fn row_values(&self, row: usize) -> &[u8] {
+        &self.values()[self.row_range(row).start..]
+    }
+
+    /// The table of row starts, where there is one.
     pub fn row_starts(&self) -> Option<&[u32]> {
         self.row_starts.as_deref()
     }
@@ -184,17 +252,17 @@ impl Matrix {
     /// Bytes that multiplying by these rows reads.
     pub fn bytes_of_rows(&self, rows: Range<usize>) -> usize {
         let n = rows.len();
-        let fixed = (self.mask_plane_len() + self.scale_plane_len()) / self.rows * n;
+        let fixed = (self.bits_plane_len() + self.scale_plane_len()) / self.rows * n;
         let values = self.row_range(rows.end.max(1) - 1).end - self.row_range(rows.start).start;
         fixed + values
     }
 
-    /// Weights that are stored: all when dense, the set mask bits when sparse.
+    /// Weights that are stored: all when dense, the kept ones when sparse.
     pub fn kept(&self) -> u64 {
-        if self.encoding.is_sparse() {
-            self.masks().iter().map(|b| u64::from(b.count_ones())).sum()
-        } else {
-            self.rows as u64 * self.cols as u64
+        match (self.encoding.is_sparse(), self.encoding.fixed_pattern()) {
+            (false, _) => self.rows as u64 * self.cols as u64,
+            (true, Some((n, m))) => self.rows as u64 * (self.cols / m * n) as u64,
+            (true, None) => self.bytes[..self.bits_plane_len()].iter().map(|b| u64::from(b.count_ones())).sum(),
         }
     }
 
@@ -204,8 +272,13 @@ impl Matrix {
             return Mask::all(self.rows, self.cols);
         }
         let mut mask = Mask::none(self.rows, self.cols);
-        for (row, bits) in self.masks().chunks_exact(row_bytes(self.cols)).enumerate() {
-            mask.row_mut(row).copy_from_slice(bits);
+        for row in 0..self.rows {
+            match self.encoding {
+                Encoding::Q8Keep2Of4 | Encoding::Q4Keep2Of4 => {
+                    kept_2_of_4(self.bits(row)).for_each(|(_, col)| mask.keep(row, col));
+                }
+                _ => mask.row_mut(row).copy_from_slice(self.bits(row)),
+            }
         }
         mask
     }
@@ -213,21 +286,25 @@ impl Matrix {
     /// Expands row `row` to f32, `out.len() == cols`. This defines what every encoding means.
     pub fn read_row(&self, row: usize, out: &mut [f32]) {
         assert!(row < self.rows && out.len() == self.cols, "row {row} of {}, {} columns", self.rows, out.len());
-        let range = self.row_range(row);
-        let values = &self.values()[range.start..];
+        let values = self.row_values(row);
         match self.encoding {
             Encoding::F32 => out.iter_mut().zip(values.chunks_exact(4)).for_each(|(o, v)| *o = le_f32(v)),
             Encoding::F16 => out.iter_mut().enumerate().for_each(|(i, o)| *o = le_f16(values, i)),
-            Encoding::Q8 => self.scaled(row, out, |col| f32::from(values[col] as i8)),
-            Encoding::Q4 => self.scaled(row, out, |col| f32::from(nibble(values, col)) - 8.0),
-            Encoding::SparseF16 => self.kept_of(row, out, |nth| le_f16(values, nth)),
-            Encoding::SparseQ8 => {
-                self.kept_of(row, out, |nth| f32::from(values[nth] as i8));
-                self.rescale(row, out);
+            Encoding::SparseF16 => {
+                out.fill(0.0);
+                let kept = kept_of_mask(self.bits(row)).filter(|(_, col)| *col < self.cols);
+                kept.for_each(|(nth, col)| out[col] = le_f16(values, nth));
             }
-            Encoding::SparseQ4 => {
-                self.kept_of(row, out, |nth| f32::from(level_of(nibble(values, nth))));
-                self.rescale(row, out);
+            _ => {
+                let (scales, mut levels) = (self.scales(row), Levels::new(self, row));
+                let mut chunk = [0; CHUNK];
+                for (c, out) in out.chunks_mut(CHUNK).enumerate() {
+                    levels.next(&mut chunk);
+                    for (b, (out, levels)) in out.chunks_mut(BLOCK).zip(chunk.chunks(BLOCK)).enumerate() {
+                        let scale = scales.get(2 * c + b);
+                        out.iter_mut().zip(levels).for_each(|(o, &l)| *o = scale * f32::from(l));
+                    }
+                }
             }
         }
     }
@@ -244,58 +321,46 @@ impl Matrix {
         Some(())
     }
 
-    fn scaled(&self, row: usize, out: &mut [f32], code: impl Fn(usize) -> f32) {
-        out.iter_mut().enumerate().for_each(|(col, o)| *o = code(col));
-        self.rescale(row, out);
-    }
-
-    fn rescale(&self, row: usize, out: &mut [f32]) {
-        let scales = &self.scales()[row * self.blocks() * 2..];
-        for (b, block) in out.chunks_mut(BLOCK).enumerate() {
-            let scale = le_f16(scales, b);
-            block.iter_mut().for_each(|v| *v *= scale);
-        }
-    }
-
-    fn kept_of(&self, row: usize, out: &mut [f32], value: impl Fn(usize) -> f32) {
-        let bits = &self.masks()[row * row_bytes(self.cols)..];
-        let mut nth = 0;
-        for (col, o) in out.iter_mut().enumerate() {
-            *o = 0.0;
-            if bits[col / 8] >> (col % 8) & 1 == 1 {
-                *o = value(nth);
-                nth += 1;
-            }
-        }
-    }
-
-    fn mask_plane_len(&self) -> usize {
-        if self.encoding.is_sparse() { self.rows * row_bytes(self.cols) } else { 0 }
+    fn bits_plane_len(&self) -> usize {
+        if self.encoding.has_bits() { self.rows * row_bytes(self.cols) } else { 0 }
     }
 
     fn scale_plane_len(&self) -> usize {
-        if self.encoding.is_integer() { self.rows * self.blocks() * 2 } else { 0 }
+        scale_plane_len(self.encoding, self.rows, self.blocks()).unwrap_or(0)
     }
 }
 
-/// The levels of the codes of sparse q4, ascending: finer near zero than far from it. Zero is one of them although the
-/// mask has it too: pruning by activations keeps small weights of loud inputs, and a level of 7 for those costs far more
-/// than a level less (SmolLM2, half pruned: perplexity 107 with the best 16 levels without zero, 18 with these).
-pub const SPARSE_Q4_LEVELS: [i8; 16] = [-120, -100, -82, -65, -48, -32, -18, -7, 0, 7, 18, 32, 48, 65, 82, 106];
-
-/// The level of a sparse q4 code.
-pub fn level_of(code: u8) -> i8 {
-    SPARSE_Q4_LEVELS[usize::from(code & 15)]
+/// Refuses shapes that the encoding cannot have.
+pub(crate) fn check_shape(encoding: Encoding, rows: usize, cols: usize) -> Result<(), ShapeError> {
+    if rows == 0 || cols == 0 || rows > 1 << 31 || cols > 1 << 31 {
+        return Err(ShapeError::TooLarge { rows, cols, encoding: encoding.name() });
+    }
+    if encoding.fixed_pattern().is_some() && !cols.is_multiple_of(CHUNK) {
+        return Err(ShapeError::Columns { cols, encoding: encoding.name() });
+    }
+    Ok(())
 }
 
-/// Bytes of a tensor: a pure function of encoding, shape, and (sparse) bytes of kept values.
+/// Bytes of a tensor: a pure function of encoding, shape, and (where rows have lengths of their own) bytes of kept
+/// values.
 pub fn byte_len(encoding: Encoding, rows: usize, cols: usize, kept_bytes: usize) -> Option<usize> {
-    let nb = cols.div_ceil(BLOCK);
-    let masks = if encoding.is_sparse() { rows.checked_mul(row_bytes(cols))? } else { 0 };
-    let scales = if encoding.is_integer() { rows.checked_mul(nb)?.checked_mul(2)? } else { 0 };
-    let values = if encoding.is_sparse() { kept_bytes } else { rows.checked_mul(full_row_bytes(encoding, cols)?)? };
-    let scales_end = checked_align(masks)?.checked_add(scales)?;
+    let bits = if encoding.has_bits() { rows.checked_mul(row_bytes(cols))? } else { 0 };
+    let scales = scale_plane_len(encoding, rows, cols.div_ceil(BLOCK))?;
+    let values = match encoding.has_row_starts() {
+        true => kept_bytes,
+        false => rows.checked_mul(full_row_bytes(encoding, cols)?)?,
+    };
+    let scales_end = checked_align(bits)?.checked_add(scales)?;
     checked_align(scales_end)?.checked_add(values)
+}
+
+fn scale_plane_len(encoding: Encoding, rows: usize, blocks: usize) -> Option<usize> {
+    let blocks = rows.checked_mul(blocks)?;
+    match encoding.scale_kind() {
+        ScaleKind::None => Some(0),
+        ScaleKind::Half => blocks.checked_mul(2),
+        ScaleKind::Row => rows.checked_mul(4)?.checked_add(blocks),
+    }
 }
 
 /// Bytes that must be readable after a tensor: a full row and a vector register more.
@@ -303,15 +368,19 @@ pub fn slack(encoding: Encoding, cols: usize) -> Option<usize> {
     full_row_bytes(encoding, cols)?.checked_add(PLANE_ALIGN)
 }
 
-/// Bytes of the values of one row of which everything is kept.
+/// Bytes of the values of one row: of the longest possible one where rows have lengths of their own.
 pub fn full_row_bytes(encoding: Encoding, cols: usize) -> Option<usize> {
-    let padded = cols.checked_add(BLOCK - 1)? / BLOCK * BLOCK;
+    let blocks = cols.checked_add(BLOCK - 1)? / BLOCK;
+    let chunks = cols.checked_add(CHUNK - 1)? / CHUNK;
     match encoding {
         Encoding::F32 => cols.checked_mul(4),
         Encoding::F16 => cols.checked_mul(2),
-        Encoding::SparseF16 => padded.checked_mul(2),
-        Encoding::Q8 | Encoding::SparseQ8 => Some(padded),
-        Encoding::Q4 | Encoding::SparseQ4 => Some(padded / 2),
+        Encoding::Q8 => blocks.checked_mul(BLOCK),
+        Encoding::SparseF16 => chunks.checked_mul(CHUNK * 2),
+        Encoding::SparseQ8 => chunks.checked_mul(CHUNK),
+        Encoding::Q4 | Encoding::Q5 | Encoding::SparseQ4 => chunks.checked_mul(CHUNK / 2),
+        Encoding::Q8Keep16Of32 | Encoding::Q8Keep2Of4 => chunks.checked_mul(CHUNK / 2),
+        Encoding::Q4Keep16Of32 | Encoding::Q4Keep2Of4 => chunks.checked_mul(CHUNK / 4),
     }
 }
 
@@ -338,10 +407,6 @@ fn align(n: usize) -> usize {
 
 fn checked_align(n: usize) -> Option<usize> {
     n.checked_next_multiple_of(PLANE_ALIGN)
-}
-
-fn nibble(bytes: &[u8], i: usize) -> u8 {
-    bytes[i / 2] >> (i % 2 * 4) & 15
 }
 
 fn le_f32(b: &[u8]) -> f32 {

@@ -128,7 +128,7 @@ pub(crate) fn matrices(entries: &[Entry], data: &Bytes, row_table: &[u8]) -> Res
         if e.offset != expected {
             return Err(Fault::new(place(&e.name), format!("begins at byte {}, expected {expected}", e.offset)));
         }
-        let starts = if e.encoding.is_sparse() { Some(take_row_starts(e, &mut row_table)?) } else { None };
+        let starts = if e.encoding.has_row_starts() { Some(take_row_starts(e, &mut row_table)?) } else { None };
         all.push(matrix_of(e, data, starts)?);
         let end = e.offset + e.len;
         expected = end.checked_next_multiple_of(PLANE_ALIGN as u64).unwrap_or(u64::MAX);
