@@ -236,7 +236,7 @@ fn verify_matrix(entry: &Entry, matrix: &Matrix) -> Result<(), Fault> {
     if matrix.kept() != entry.kept {
         return fault(format!("{} weights are kept, the table says {}", matrix.kept(), entry.kept));
     }
-    if !matrix.encoding().has_bits() {
+    if !matrix.encoding().is_sparse() {
         return Ok(());
     }
     let problem = (0..matrix.rows()).find_map(|row| match matrix.encoding() {
@@ -261,9 +261,8 @@ fn bad_mask(matrix: &Matrix, row: usize) -> Option<String> {
     }
     let expected = match matrix.encoding() {
         Encoding::SparseF16 => kept[0] * 2,
-        Encoding::SparseQ8 => kept[0],
         Encoding::SparseQ4 => kept[0].max(kept[1]),
-        _ => return None,
+        _ => kept[0],
     };
     let len = matrix.row_range(row).len();
     let kept = kept[0] + kept[1];
