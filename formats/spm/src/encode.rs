@@ -3,6 +3,7 @@
 use half::f16;
 
 use crate::bytes::Bytes;
+use crate::dense::fifth_bits;
 use crate::encoding::{BLOCK, CHUNK, Encoding, ScaleKind};
 use crate::levels::{QUARTERS_2_OF_4, field_2_of_4, in_high_nibbles};
 use crate::mask::{Mask, row_bytes};
@@ -171,8 +172,7 @@ impl RowEncoder {
             Encoding::Q8 => self.values.extend(&codes[..self.cols.next_multiple_of(BLOCK)]),
             Encoding::Q4 => self.push_nibbles_of_64(&codes),
             Encoding::Q5 => {
-                let high = codes.chunks_exact(8).map(|c| c.iter().rev().fold(0, |bits, c| bits << 1 | c >> 4));
-                self.bits.extend(high);
+                self.bits.extend(codes.as_chunks().0.iter().map(fifth_bits));
                 self.push_nibbles_of_64(&codes.iter().map(|c| c & 15).collect::<Vec<_>>());
             }
             Encoding::Q8Keep2Of4 | Encoding::Q4Keep2Of4 => self.push_places(&codes, stored),

@@ -25,6 +25,7 @@ mod writer;
 pub use bytes::Bytes;
 pub use checkpoint::{Checkpoint, TensorInfo};
 pub use config::{Config, Rope, RopeLayout, limits};
+pub use dense::DensePlanes;
 pub use encoding::{BLOCK, CHUNK, Encoding, ScaleKind};
 pub use error::Error;
 pub use file::SparseModel;

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use spm::encode::{RowEncoder, encode};
 use spm::levels::SPARSE_Q4_LEVELS;
 use spm::synthetic::SplitMix;
-use spm::{BLOCK, CHUNK, Encoding, Mask, Matrix, ScaleKind, ShapeError};
+use spm::{BLOCK, CHUNK, DensePlanes, Encoding, Mask, Matrix, ScaleKind, ShapeError};
 
 /// Weights and what is kept of them, enough for rows of whole chunks.
 #[derive(Clone, Debug)]
@@ -189,13 +189,27 @@ proptest! {
         codes in prop::collection::vec(-16..16i8, 7 * BLOCK),
         negative in any::<bool>(),
     ) {
+        let (cols, sign) = (7 * BLOCK - 7, u16::from(negative) << 15);
+        let scale_of = |block: usize| f16::from_bits(scales[block] | sign);
         for (encoding, lowest) in [(Encoding::Q5, -16), (Encoding::Q4, -8)] {
-            let weight = |(i, code): (usize, &i8)| {
-                let scale = f16::from_bits(scales[i / BLOCK] | u16::from(negative) << 15).to_f32();
-                scale * f32::from(if i % BLOCK == 5 { lowest } else { code.clamp(&lowest, &(-lowest - 1)).to_owned() })
+            let code = |(i, code): (usize, &i8)| match i {
+                _ if i >= cols => 0,
+                _ if i % BLOCK == 5 => lowest,
+                _ => (*code).clamp(lowest, -lowest - 1),
             };
+            let codes: Vec<i8> = codes.iter().enumerate().map(code).collect();
+            let weight = |(i, code): (usize, &i8)| scale_of(i / BLOCK).to_f32() * f32::from(*code);
             let weights: Vec<f32> = codes.iter().enumerate().map(weight).collect();
-            prop_assert_eq!(read(&encode(encoding, 1, weights.len(), &weights, None).unwrap()), weights);
+            let weights = [&weights[..cols], &weights[..cols]].concat();
+            let searched = encode(encoding, 2, cols, &weights, None).unwrap();
+            prop_assert_eq!(read(&searched), weights);
+
+            let mut planes = DensePlanes::new(encoding, 2, cols).unwrap();
+            for (block, codes) in codes.as_chunks().0.iter().enumerate() {
+                (0..2).for_each(|row| planes.set(row, block, scale_of(block), codes));
+            }
+            let set = planes.finish().unwrap();
+            prop_assert_eq!(set.stored_bytes(), searched.stored_bytes());
         }
     }
 }
