@@ -100,11 +100,11 @@ pub enum ShapeError {
 pub enum RowScales<'a> {
     /// f16, little-endian.
     Half(&'a [u8]),
-    /// `factor * code`. At least 8 readable bytes follow the codes.
+    /// `factor * code`.
     Row {
         /// Of the whole row.
         factor: f32,
-        /// i8 each.
+        /// i8 each, and 8 bytes more, so that a register may be loaded anywhere.
         codes: &'a [u8],
     },
 }
@@ -212,7 +212,9 @@ impl Matrix {
             ScaleKind::Half => RowScales::Half(&plane[row * nb * 2..(row + 1) * nb * 2]),
             ScaleKind::Row => {
                 let factor = le_f32(&plane[row * 4..]);
-                RowScales::Row { factor, codes: &plane[self.rows * 4 + row * nb..][..nb] }
+                let at = align(self.bits_plane_len()) + self.rows * 4 + row * nb;
+                // Values and slack follow the scales.
+                RowScales::Row { factor, codes: &self.bytes[at..at + nb + 8] }
             }
         }
     }

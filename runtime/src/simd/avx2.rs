@@ -4,9 +4,10 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use half::f16;
+use spm::levels::SPARSE_Q4_LEVELS;
 use spm::{BLOCK, Matrix};
 
-use super::kernel::{self, Codes, Isa, LANES, Scratch, Vector};
+use super::kernel::{self, Codes, GROUP, Isa, Scratch};
 use super::{Aligned, Cached, Kernels, Queries, attention, sum_lanes};
 use crate::ops;
 
@@ -30,7 +31,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     name: "avx2",
     rows_i8: checked!(rows_i8(m, rows, x, scratch, out)),
     rows_f32: checked!(rows_f32(m, rows, x, scratch, out)),
-    quantize: checked!(quantize(x, codes, scales)),
+    quantize: checked!(quantize(x, codes, scales, sums)),
     scores: checked!(scores(q, keys, scratch, out)),
     mix: checked!(mix(q, values, scratch, weights, out)),
     softmax: checked!(softmax(scores, scale)),
@@ -39,34 +40,56 @@ pub(super) static KERNELS: Kernels = Kernels {
     store_f16: checked!(store_f16(x, out)),
 };
 
-struct Avx2;
+/// This ISA, and with `VNNI` the one that has `vpdpbusd` besides: see `avx_vnni`.
+pub(super) struct Avx2<const VNNI: bool>;
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn rows_i8(m: &Matrix, rows: Range<usize>, x: &Codes, scratch: &mut Scratch, out: &mut [f32]) {
     // SAFETY: this function's target features are the ISA.
-    unsafe { kernel::rows_i8::<Avx2>(m, rows, x, scratch, out) }
+    unsafe {
+        match x.n() {
+            ..=FEW => kernel::rows_few::<Avx2<false>>(m, rows, x, out),
+            _ => kernel::rows_many::<Avx2<false>>(m, rows, x, scratch, out),
+        }
+    }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn rows_f32(m: &Matrix, rows: Range<usize>, x: &[f32], scratch: &mut Scratch, out: &mut [f32]) {
     // SAFETY: this function's target features are the ISA.
-    unsafe { kernel::rows_f32::<Avx2>(m, rows, x, scratch, out) }
+    unsafe { kernel::rows_f32::<Avx2<false>>(m, rows, x, scratch, out) }
 }
 
-/// For each mask byte the eight places where its columns find their values, counted from the first value
-/// the byte uses; 0x80 (which a byte shuffle turns into zero) where the mask has no bit.
-static PLACES: [[u8; 8]; 256] = places();
+/// Vectors that are multiplied with a chunk in registers.
+pub(super) const FEW: usize = 2;
 
-const fn places() -> [[u8; 8]; 256] {
-    let mut table = [[0x80; 8]; 256];
+/// For each mask byte: the places where its columns find their values, counted from the first value the byte uses,
+/// 0x80 (which a byte shuffle turns into zero) where the mask has no bit; in `first` followed by how many bits there are,
+/// eight times over, in `second` preceded by zeros. `first[a] + second[b]` are the places for both bytes.
+#[repr(align(64))]
+struct Places {
+    first: [[u8; 16]; 256],
+    second: [[u8; 16]; 256],
+}
+
+static PLACES: Places = places();
+
+const fn places() -> Places {
+    let mut table = Places { first: [[0x80; 16]; 256], second: [[0x80; 16]; 256] };
     let mut mask = 0;
     while mask < 256 {
         let (mut j, mut nth) = (0, 0);
         while j < 8 {
+            table.second[mask][j] = 0;
             if mask >> j & 1 == 1 {
-                table[mask][j] = nth;
+                table.first[mask][j] = nth;
+                table.second[mask][8 + j] = nth;
                 nth += 1;
             }
+            j += 1;
+        }
+        while j < 16 {
+            table.first[mask][j] = nth;
             j += 1;
         }
         mask += 1;
@@ -74,68 +97,306 @@ const fn places() -> [[u8; 8]; 256] {
     table
 }
 
-impl Isa for Avx2 {
+/// Values from `values` on spread over 32 columns, zeros where the mask has no bit; `values` moves on.
+///
+/// # Safety
+/// AVX2; 48 readable bytes at `values`.
+#[inline(always)]
+unsafe fn expand(mask: u32, values: &mut *const u8) -> __m256i {
+    let byte = |i: u32| (mask >> (8 * i) & 0xFF) as usize;
+    // SAFETY: the caller's promise: at most 16 bits come before the second load.
+    unsafe {
+        let second = values.add((mask & 0xFFFF).count_ones() as usize);
+        let first_places = load_two(PLACES.first[byte(0)].as_ptr(), PLACES.first[byte(2)].as_ptr());
+        let second_places = load_two(PLACES.second[byte(1)].as_ptr(), PLACES.second[byte(3)].as_ptr());
+        let kept = load_two(*values, second);
+        *values = second.add((mask >> 16).count_ones() as usize);
+        _mm256_shuffle_epi8(kept, _mm256_add_epi8(first_places, second_places))
+    }
+}
+
+/// 16 bytes from each.
+///
+/// # Safety
+/// AVX2; they are readable.
+#[inline(always)]
+unsafe fn load_two(low: *const u8, high: *const u8) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe { _mm256_loadu2_m128i(high.cast(), low.cast()) }
+}
+
+/// # Safety
+/// AVX2.
+#[inline(always)]
+unsafe fn low_nibbles(bytes: __m256i) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe { _mm256_and_si256(bytes, _mm256_set1_epi8(15)) }
+}
+
+/// # Safety
+/// AVX2.
+#[inline(always)]
+unsafe fn high_nibbles(bytes: __m256i) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe { low_nibbles(_mm256_srli_epi16::<4>(bytes)) }
+}
+
+/// # Safety
+/// AVX2; codes 0 to 15.
+#[inline(always)]
+unsafe fn levels(codes: __m256i) -> __m256i {
+    // SAFETY: the caller's promise; there are 16 levels.
+    unsafe {
+        let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(SPARSE_Q4_LEVELS.as_ptr().cast()));
+        _mm256_shuffle_epi8(table, codes)
+    }
+}
+
+/// The places of 32 codes of a 2:4 chunk, 0 to 15 in the quarter of 16 columns that each belongs to.
+///
+/// # Safety
+/// AVX2.
+#[inline(always)]
+unsafe fn places_2_of_4(places: u64) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (low, high) = (places as i32, (places >> 32) as i32);
+        let fields = _mm256_setr_m128i(_mm_set1_epi32(low), _mm_set1_epi32(high));
+        let fields = _mm256_srlv_epi32(fields, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6));
+        let groups = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 0, 4, 4, 8, 8, 12, 12, 0, 0, 4, 4, 8, 8, 12, 12));
+        _mm256_or_si256(_mm256_and_si256(fields, _mm256_set1_epi8(3)), groups)
+    }
+}
+
+/// 2:4 codes spread over their columns.
+///
+/// # Safety
+/// AVX2.
+#[inline(always)]
+unsafe fn spread_2_of_4(places: u64, codes: __m256i) -> [__m256i; 2] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let places = places_2_of_4(places);
+        let column = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+        // For each column the even or the odd code of its group of four, if it is that code's place.
+        let spread = |of: __m128i| {
+            let of = _mm256_broadcastsi128_si256(of);
+            let is_here = _mm256_cmpeq_epi8(_mm256_shuffle_epi8(places, of), column);
+            _mm256_and_si256(is_here, _mm256_shuffle_epi8(codes, of))
+        };
+        let quarters = |even: __m128i| _mm256_or_si256(spread(even), spread(_mm_add_epi8(even, _mm_set1_epi8(1))));
+        // Columns from 0 and from 16 on; columns from 32 and from 48 on.
+        let a = quarters(_mm_setr_epi8(0, 0, 0, 0, 2, 2, 2, 2, 4, 4, 4, 4, 6, 6, 6, 6));
+        let b = quarters(_mm_setr_epi8(8, 8, 8, 8, 10, 10, 10, 10, 12, 12, 12, 12, 14, 14, 14, 14));
+        [a, b]
+    }
+}
+
+/// 2:4 codes times the activations at their places.
+///
+/// # Safety
+/// AVX2 (and AVX-VNNI); 64 codes at every `x`.
+#[inline(always)]
+unsafe fn gather<const VNNI: bool, const N: usize>(places: u64, w: __m256i, x: [*const i8; N]) -> [[__m256i; 2]; N] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let places = places_2_of_4(places);
+        x.map(|x| {
+            let first = _mm256_shuffle_epi8(_mm256_loadu_si256(x.cast()), places);
+            let second = _mm256_shuffle_epi8(_mm256_loadu_si256(x.add(BLOCK).cast()), places);
+            // In each half 8 codes of the first block, then 8 of the second.
+            let picked = _mm256_blend_epi32::<0b1100_1100>(first, second);
+            // The activations of a sparse weight are never -128, so their magnitude may be the unsigned side.
+            let sums = products::<VNNI>(_mm256_abs_epi8(picked), _mm256_sign_epi8(w, picked));
+            let zero = _mm256_setzero_si256();
+            [_mm256_blend_epi32::<0b1100_1100>(sums, zero), _mm256_blend_epi32::<0b0011_0011>(sums, zero)]
+        })
+    }
+}
+
+/// 16 bytes of nibbles: the low ones, then the high ones.
+///
+/// # Safety
+/// AVX2; 16 readable bytes.
+#[inline(always)]
+unsafe fn low_then_high(values: *const u8) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let both = _mm256_broadcastsi128_si256(_mm_loadu_si128(values.cast()));
+        low_nibbles(_mm256_srlv_epi64(both, _mm256_setr_epi64x(0, 0, 4, 4)))
+    }
+}
+
+impl<const VNNI: bool> Isa for Avx2<VNNI> {
+    const FEW: usize = FEW;
+    type Chunk = [__m256i; 2];
+    type Dots = [__m256i; 2];
+    type Lanes = __m256;
+
     #[inline(always)]
-    unsafe fn expand_i8(mask: &[u8], values: *const i8, codes: &mut [i8]) {
-        assert!(codes.len() >= mask.len() * 8);
-        let mut values = values;
-        let mut out = codes.as_mut_ptr();
-        for &bits in mask {
-            // SAFETY: `values` advances by at most 8 a byte, so that it stays inside the full row that the
-            // caller lets be read, plus the 8 bytes of this load; `out` writes 8 codes a mask byte, asserted.
-            unsafe {
-                let place = _mm_loadl_epi64(PLACES[usize::from(bits)].as_ptr().cast());
-                let kept = _mm_loadl_epi64(values.cast());
-                _mm_storel_epi64(out.cast(), _mm_shuffle_epi8(kept, place));
-                values = values.add(bits.count_ones() as usize);
-                out = out.add(8);
-            }
+    unsafe fn q8(codes: *const u8) -> [__m256i; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { [_mm256_loadu_si256(codes.cast()), _mm256_loadu_si256(codes.add(BLOCK).cast())] }
+    }
+
+    #[inline(always)]
+    unsafe fn q4(nibbles: *const u8) -> [__m256i; 2] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (n, eight) = (_mm256_loadu_si256(nibbles.cast()), _mm256_set1_epi8(8));
+            [_mm256_sub_epi8(low_nibbles(n), eight), _mm256_sub_epi8(high_nibbles(n), eight)]
         }
     }
 
     #[inline(always)]
-    unsafe fn unpack_nibbles(nibbles: &[u8], levels: &[i8; 16], codes: &mut [i8]) {
-        assert!(codes.len() >= nibbles.len() * 2);
-        let whole = nibbles.len() / 16 * 16;
-        // SAFETY: 16 levels; 16 nibble bytes are read and 32 codes written at a time, asserted above.
+    unsafe fn q5(nibbles: *const u8, bits: u64) -> [__m256i; 2] {
+        // SAFETY: the caller's promise.
         unsafe {
-            let levels = _mm_loadu_si128(levels.as_ptr().cast());
-            let low_half = _mm_set1_epi8(15);
-            for i in (0..whole).step_by(16) {
-                let packed = _mm_loadu_si128(nibbles.as_ptr().add(i).cast());
-                let low = _mm_shuffle_epi8(levels, _mm_and_si128(packed, low_half));
-                let high = _mm_shuffle_epi8(levels, _mm_and_si128(_mm_srli_epi16::<4>(packed), low_half));
-                let out = codes.as_mut_ptr().add(2 * i);
-                _mm_storeu_si128(out.cast(), _mm_unpacklo_epi8(low, high));
-                _mm_storeu_si128(out.add(16).cast(), _mm_unpackhi_epi8(low, high));
-            }
-        }
-        for (i, byte) in nibbles.iter().enumerate().skip(whole) {
-            codes[2 * i] = levels[usize::from(byte & 15)];
-            codes[2 * i + 1] = levels[usize::from(byte >> 4)];
+            let n = _mm256_loadu_si256(nibbles.cast());
+            let of_byte = _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
+            let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+            // A nibble without the fifth bit is 16 less: its high half all ones.
+            let below = |bits: i32| {
+                let bits = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(bits), of_byte), bit);
+                _mm256_andnot_si256(_mm256_cmpeq_epi8(bits, bit), _mm256_set1_epi8(-16))
+            };
+            [
+                _mm256_or_si256(low_nibbles(n), below(bits as i32)),
+                _mm256_or_si256(high_nibbles(n), below((bits >> 32) as i32)),
+            ]
         }
     }
 
     #[inline(always)]
-    unsafe fn dot_i8(w: &[i8], w_scales: &[f32], x: Vector) -> f32 {
-        let blocks = w.len() / BLOCK;
-        assert!(x.codes.len() >= w.len() && w_scales.len() >= blocks.next_multiple_of(LANES));
-        assert_eq!(w_scales.len(), x.scales.len());
-        // SAFETY: block indices stay below `blocks`; scales are padded to whole groups, asserted above.
+    unsafe fn sparse_q8(mask: u64, values: &mut *const u8) -> [__m256i; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { [expand(mask as u32, values), expand((mask >> 32) as u32, values)] }
+    }
+
+    #[inline(always)]
+    unsafe fn sparse_q4<const HIGH: bool>(mask: u64, values: &mut *const u8) -> [__m256i; 2] {
+        // SAFETY: the caller's promise. What is not kept is code 0, which is level 0.
+        unsafe { Self::sparse_q8(mask, values).map(|v| levels(if HIGH { high_nibbles(v) } else { low_nibbles(v) })) }
+    }
+
+    #[inline(always)]
+    unsafe fn sparse_q4_shared(mask: u64, low: *const u8, high: *const u8) -> [__m256i; 2] {
+        let (mut low, mut high) = (low, high);
+        // SAFETY: the caller's promise.
         unsafe {
-            let mut acc = _mm256_setzero_ps();
-            for first in (0..blocks).step_by(LANES) {
-                let mut dots = [_mm256_setzero_si256(); LANES];
-                for (b, dot) in (first..blocks).zip(&mut dots) {
-                    *dot = dot_block(w.as_ptr().add(b * BLOCK), x.codes.as_ptr().add(b * BLOCK));
-                }
-                let ws = _mm256_loadu_ps(w_scales.as_ptr().add(first));
-                let xs = _mm256_loadu_ps(x.scales.as_ptr().add(first));
-                let dots = _mm256_cvtepi32_ps(sum_each(dots));
-                acc = _mm256_add_ps(acc, _mm256_mul_ps(dots, _mm256_mul_ps(ws, xs)));
-            }
-            sum8(acc)
+            let (first, second) = (expand(mask as u32, &mut low), expand((mask >> 32) as u32, &mut high));
+            [levels(low_nibbles(first)), levels(high_nibbles(second))]
         }
+    }
+
+    #[inline(always)]
+    unsafe fn q8_keep_16_of_32(mask: u64, values: *const u8) -> [__m256i; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { [expand(mask as u32, &mut { values }), expand((mask >> 32) as u32, &mut values.add(16))] }
+    }
+
+    #[inline(always)]
+    unsafe fn q4_keep_16_of_32(mask: u64, values: *const u8) -> [__m256i; 2] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (first, second) = (expand(mask as u32, &mut { values }), expand((mask >> 32) as u32, &mut { values }));
+            [levels(low_nibbles(first)), levels(high_nibbles(second))]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn q8_keep_2_of_4(places: u64, values: *const u8) -> [__m256i; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { spread_2_of_4(places, _mm256_loadu_si256(values.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn q4_keep_2_of_4(places: u64, values: *const u8) -> [__m256i; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { spread_2_of_4(places, levels(low_then_high(values))) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(chunk: [__m256i; 2], codes: *mut i8) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            _mm256_storeu_si256(codes.cast(), chunk[0]);
+            _mm256_storeu_si256(codes.add(BLOCK).cast(), chunk[1]);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply(chunk: [__m256i; 2], x: *const i8) -> [__m256i; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { [dot_block::<VNNI>(chunk[0], x), dot_block::<VNNI>(chunk[1], x.add(BLOCK))] }
+    }
+
+    #[inline(always)]
+    unsafe fn gather_q8<const N: usize>(places: u64, values: *const u8, x: [*const i8; N]) -> [[__m256i; 2]; N] {
+        // SAFETY: the caller's promise.
+        unsafe { gather::<VNNI, N>(places, _mm256_loadu_si256(values.cast()), x) }
+    }
+
+    #[inline(always)]
+    unsafe fn gather_q4<const N: usize>(places: u64, values: *const u8, x: [*const i8; N]) -> [[__m256i; 2]; N] {
+        // SAFETY: the caller's promise.
+        unsafe { gather::<VNNI, N>(places, levels(low_then_high(values)), x) }
+    }
+
+    #[inline(always)]
+    unsafe fn no_dots() -> [__m256i; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { [_mm256_setzero_si256(); 2] }
+    }
+
+    #[inline(always)]
+    unsafe fn no_lanes() -> __m256 {
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_setzero_ps() }
+    }
+
+    #[inline(always)]
+    unsafe fn half_scales(stored: *const u8) -> __m256 {
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(stored.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn byte_scales(stored: *const u8, factor: f32) -> __m256 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let codes = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(stored.cast())));
+            _mm256_mul_ps(_mm256_set1_ps(factor), codes)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_group(
+        acc: __m256,
+        dots: &[[__m256i; 2]; GROUP],
+        _gathered: bool,
+        w_scales: __m256,
+        x_scales: *const f32,
+        _x_sums: *const i32,
+    ) -> __m256 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let [[a, b], [c, d], [e, f], [g, h]] = *dots;
+            let dots = _mm256_cvtepi32_ps(sum_each([a, b, c, d, e, f, g, h]));
+            _mm256_add_ps(acc, _mm256_mul_ps(dots, _mm256_mul_ps(w_scales, _mm256_loadu_ps(x_scales))))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn sum(lanes: __m256) -> f32 {
+        // SAFETY: the caller's promise.
+        unsafe { sum8(lanes) }
+    }
+
+    #[inline(always)]
+    fn prefetch(at: *const u8) {
+        // SAFETY: a hint, which any address may be given; SSE is part of x86-64.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
 
     #[inline(always)]
@@ -190,7 +451,7 @@ impl Isa for Avx2 {
             // SAFETY: `halves` advances by at most 16 bytes a mask byte, so that it stays inside what the caller lets
             // be read; `out` writes 8 values a mask byte, asserted.
             unsafe {
-                let places = _mm_loadl_epi64(PLACES[usize::from(bits)].as_ptr().cast());
+                let places = _mm_loadl_epi64(PLACES.first[usize::from(bits)].as_ptr().cast());
                 // Place p of a half is bytes 2p and 2p + 1; 0x80, no half, stays negative.
                 let low = _mm_adds_epi8(places, places);
                 let pairs = _mm_unpacklo_epi8(low, _mm_or_si128(low, _mm_set1_epi8(1)));
@@ -207,15 +468,28 @@ impl Isa for Avx2 {
 /// moving the sign of `w` to `x` cannot overflow, nor can 2 * 128 * 127 overflow an i16.
 ///
 /// # Safety
-/// AVX2; 32 readable bytes at both pointers.
+/// AVX2, with `VNNI` AVX-VNNI; 32 readable bytes at `x`.
 #[inline(always)]
-unsafe fn dot_block(w: *const i8, x: *const i8) -> __m256i {
+unsafe fn dot_block<const VNNI: bool>(w: __m256i, x: *const i8) -> __m256i {
     // SAFETY: the caller's promise.
     unsafe {
-        let w = _mm256_loadu_si256(w.cast());
         let x = _mm256_loadu_si256(x.cast());
-        let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-        _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
+        products::<VNNI>(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
+    }
+}
+
+/// Sums of four products each; two of them fit an i16.
+///
+/// # Safety
+/// AVX2, with `VNNI` AVX-VNNI.
+#[inline(always)]
+unsafe fn products<const VNNI: bool>(unsigned: __m256i, signed: __m256i) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match VNNI {
+            true => _mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), unsigned, signed),
+            false => _mm256_madd_epi16(_mm256_maddubs_epi16(unsigned, signed), _mm256_set1_epi16(1)),
+        }
     }
 }
 
@@ -246,19 +520,20 @@ unsafe fn sum8(lanes: __m256) -> f32 {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn quantize(x: &[f32], codes: &mut [i8], scales: &mut [f32]) {
+fn quantize(x: &[f32], codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
     let magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7FFF_FFFF));
-    for ((x, codes), scale) in x.chunks_exact(BLOCK).zip(codes.chunks_exact_mut(BLOCK)).zip(scales) {
+    let blocks = x.chunks_exact(BLOCK).zip(codes.chunks_exact_mut(BLOCK));
+    for ((x, codes), (scale, sum)) in blocks.zip(scales.iter_mut().zip(sums)) {
         // SAFETY: a block is 32 floats in and 32 bytes out.
         unsafe {
             let v = [0, 8, 16, 24].map(|i| _mm256_loadu_ps(x.as_ptr().add(i)));
             let a = v.map(|v| _mm256_and_ps(v, magnitude));
-            let mut l = [0.0f32; 8];
-            _mm256_storeu_ps(l.as_mut_ptr(), _mm256_max_ps(_mm256_max_ps(a[0], a[1]), _mm256_max_ps(a[2], a[3])));
-            let max = l.iter().fold(0.0f32, |m, &v| m.max(v));
+            let max = max8(_mm256_max_ps(_mm256_max_ps(a[0], a[1]), _mm256_max_ps(a[2], a[3])));
             *scale = max / 127.0;
             let inverse = _mm256_set1_ps(if max > 0.0 { 127.0 / max } else { 0.0 });
             let q = v.map(|v| _mm256_cvtps_epi32(_mm256_mul_ps(v, inverse)));
+            let total = _mm256_add_epi32(_mm256_add_epi32(q[0], q[1]), _mm256_add_epi32(q[2], q[3]));
+            *sum = sum8_i32(total);
             let packed = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
             let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
             _mm256_storeu_si256(codes.as_mut_ptr().cast(), _mm256_permutevar8x32_epi32(packed, order));
@@ -267,15 +542,31 @@ fn quantize(x: &[f32], codes: &mut [i8], scales: &mut [f32]) {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn max8(v: __m256) -> f32 {
+    let m = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+    let m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+    _mm_cvtss_f32(_mm_max_ss(m, _mm_shuffle_ps::<1>(m, m)))
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn sum8_i32(v: __m256i) -> i32 {
+    let s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+    let s = _mm_add_epi32(s, _mm_shuffle_epi32::<0b01_00_11_10>(s));
+    _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32::<1>(s)))
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
 fn scores(q: &Queries, keys: Cached, scratch: &mut Aligned<f32>, out: &mut [f32]) {
     // SAFETY: this function's target features are the ISA.
-    unsafe { attention::scores::<Avx2>(q, keys, scratch, out) }
+    unsafe { attention::scores::<Avx2<false>>(q, keys, scratch, out) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn mix(q: &Queries, values: Cached, scratch: &mut Aligned<f32>, weights: &[f32], out: &mut [f32]) {
     // SAFETY: this function's target features are the ISA.
-    unsafe { attention::mix::<Avx2>(q, values, scratch, weights, out) }
+    unsafe { attention::mix::<Avx2<false>>(q, values, scratch, weights, out) }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -6,11 +6,12 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use spm::matrix::SPARSE_Q4_LEVELS;
-use spm::{BLOCK, Encoding, Matrix};
+use spm::levels::SPARSE_Q4_LEVELS;
+use spm::{BLOCK, Matrix};
 
-use super::kernel::{self, Codes, Isa, LANES, OVERRUN, PANEL, Scratch, Vector};
-use super::{Aligned, Cached, Kernels, Queries, attention, avx2};
+use super::avx2::{self, Avx2};
+use super::kernel::{self, Codes, GROUP, Isa, LANES, PANEL, Scratch, Vector};
+use super::{Aligned, Cached, Kernels, Queries, attention};
 use crate::ops;
 
 /// The kernels, if this CPU has what they need.
@@ -36,6 +37,7 @@ pub(super) fn detect() -> Option<&'static Kernels> {
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512vnni")
+        && is_x86_feature_detected!("avx512vbmi")
         && is_x86_feature_detected!("avx512vbmi2")
         && is_x86_feature_detected!("popcnt");
     (found && avx2::detect().is_some()).then_some(&KERNELS)
@@ -44,164 +46,72 @@ pub(super) fn detect() -> Option<&'static Kernels> {
 struct Avx512;
 
 /// From this many vectors on, putting rows into panels pays.
-const PANEL_FROM: usize = 4;
+const PANEL_FROM: usize = 8;
 /// Vectors that share the loads of a panel.
 const TOKENS: usize = 8;
-/// Codes as unsigned bytes are this much larger; so nibbles are by 8.
+/// Codes as unsigned bytes are this much larger.
+const RAISE: i8 = -128;
 const SHIFT_BITS: u32 = 7;
-const NIBBLE_SHIFT_BITS: u32 = 3;
-/// How far ahead weights are prefetched, in bytes: far enough for DRAM, near enough to be there still.
-const AHEAD: usize = 2048;
 
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi2,popcnt")]
+/// 16 levels, raised, four times over: a byte permutation by six bits then needs only four of them right.
+#[repr(align(64))]
+struct Levels([i8; 64]);
+
+static SPARSE_LEVELS: Levels = raised(SPARSE_Q4_LEVELS);
+static Q4_LEVELS: Levels = raised([-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7]);
+static Q5_LEVELS: Levels = raised([-16, -15, -14, -13, -12, -11, -10, -9, -8, -7, -6, -5, -4, -3, -2, -1]);
+
+const fn raised(levels: [i8; 16]) -> Levels {
+    let mut table = [0; 64];
+    let mut i = 0;
+    while i < 64 {
+        table[i] = levels[i % 16].wrapping_add(RAISE);
+        i += 1;
+    }
+    Levels(table)
+}
+
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,popcnt")]
 fn rows_i8(m: &Matrix, rows: Range<usize>, x: &Codes, scratch: &mut Scratch, out: &mut [f32]) {
     // SAFETY: this function's target features are the ISA.
     unsafe {
         match x.n() {
-            1 => one_vector(m, rows, x.vector(0), scratch, out),
-            n if n < PANEL_FROM => kernel::rows_i8::<Avx512>(m, rows, x, scratch, out),
+            ..PANEL_FROM => kernel::rows_few::<Avx512>(m, rows, x, out),
             _ => panels(m, rows, x, scratch, out),
         }
     }
 }
 
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,popcnt")]
 fn rows_f32(m: &Matrix, rows: Range<usize>, x: &[f32], scratch: &mut Scratch, out: &mut [f32]) {
     // SAFETY: this function's target features are the ISA.
     unsafe { kernel::rows_f32::<Avx512>(m, rows, x, scratch, out) }
 }
 
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,popcnt")]
 fn scores(q: &Queries, keys: Cached, scratch: &mut Aligned<f32>, out: &mut [f32]) {
     // SAFETY: this function's target features are the ISA.
     unsafe { attention::scores::<Avx512>(q, keys, scratch, out) }
 }
 
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,popcnt")]
 fn mix(q: &Queries, values: Cached, scratch: &mut Aligned<f32>, weights: &[f32], out: &mut [f32]) {
     // SAFETY: this function's target features are the ISA.
     unsafe { attention::mix::<Avx512>(q, values, scratch, weights, out) }
 }
 
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,popcnt")]
 fn softmax(scores: &mut [f32], scale: f32) {
     ops::softmax(scores, scale);
 }
 
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,popcnt")]
 fn swiglu(gate: &mut [f32], up: &[f32]) {
     ops::swiglu(gate, up);
 }
 
-/// Decoding: every row is multiplied as it is expanded.
-///
-/// # Safety
-/// This ISA.
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi2,popcnt")]
-#[inline]
-unsafe fn one_vector(m: &Matrix, rows: Range<usize>, x: Vector, scratch: &mut Scratch, out: &mut [f32]) {
-    scratch.fit(1, m.cols());
-    let (blocks, padded) = (m.blocks(), m.blocks() * BLOCK);
-    for (row, out) in rows.zip(out) {
-        let row_scales = &m.scales()[row * blocks * 2..(row + 1) * blocks * 2];
-        // SAFETY: only scales of the row are loaded.
-        let scales = |b: usize| unsafe { load_scales(&row_scales[2 * b..]) };
-        let range = m.row_range(row);
-        let values = &m.values()[range.start..];
-        // SAFETY: the ISA is the caller's promise. Every row may be read for a full row and OVERRUN bytes, which the
-        // slices assert; `Sparse` moves on by at most a full row.
-        unsafe {
-            *out = match m.encoding() {
-                Encoding::Q8 => {
-                    let w = values[..padded + OVERRUN].as_ptr();
-                    dot::<SHIFT_BITS>(blocks, scales, x, |i| {
-                        prefetch(w.wrapping_add(64 * i + AHEAD));
-                        unsigned(_mm512_loadu_si512(w.add(64 * i).cast()))
-                    })
-                }
-                Encoding::Q4 => {
-                    let w = values[..padded / 2 + OVERRUN].as_ptr();
-                    dot::<NIBBLE_SHIFT_BITS>(blocks, scales, x, |i| {
-                        prefetch(w.wrapping_add(32 * i + AHEAD));
-                        nibbles(_mm256_loadu_si256(w.add(32 * i).cast()))
-                    })
-                }
-                Encoding::SparseQ8 => {
-                    let mut sparse = Sparse::new(m, row, values[..padded + OVERRUN].as_ptr());
-                    dot::<SHIFT_BITS>(blocks, scales, x, |i| {
-                        prefetch(sparse.values.wrapping_add(AHEAD));
-                        unsigned(sparse.next(i, _mm512_setzero_si512()))
-                    })
-                }
-                Encoding::SparseQ4 => {
-                    let stored = range.len().min(padded / 2);
-                    raised_levels(&values[..stored + OVERRUN], stored, &mut scratch.packed);
-                    let mut sparse = Sparse::new(m, row, scratch.packed[..padded + OVERRUN].as_ptr().cast());
-                    dot::<SHIFT_BITS>(blocks, scales, x, |i| sparse.next(i, _mm512_set1_epi8(-128)))
-                }
-                Encoding::F32 | Encoding::F16 | Encoding::SparseF16 => unreachable!("checked by Kernels::rows_i8"),
-            };
-        }
-    }
-}
-
-/// The scaled dot product of a row of `blocks` blocks, `weights(i)` being its columns from `64 * i` on, raised by
-/// `2^SHIFT_BITS`, and `scales(b)` the scales of up to eight blocks from `b` on, zeros after them.
-///
-/// # Safety
-/// This ISA; `weights` may be called for every 64 columns, in order, and `scales` for every eight blocks.
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi2,popcnt")]
-#[inline]
-unsafe fn dot<const SHIFT_BITS: u32>(
-    blocks: usize,
-    scales: impl Fn(usize) -> __m256,
-    x: Vector,
-    mut weights: impl FnMut(usize) -> __m512i,
-) -> f32 {
-    assert!(x.scales.len() == blocks.next_multiple_of(LANES));
-    assert!(x.sums.len() == x.scales.len() && x.codes.len() == x.scales.len() * BLOCK);
-    let mut acc = _mm256_setzero_ps();
-    // SAFETY: a group of 8 blocks is 256 codes and 8 sums and scales of `x`, which is padded to whole groups.
-    unsafe {
-        let mut group = |first: usize, registers: usize| {
-            let mut dots = [_mm512_setzero_si512(); 4];
-            for (i, dots) in (first / 2..).zip(&mut dots).take(registers) {
-                let codes = _mm512_loadu_si512(x.codes.as_ptr().add(64 * i).cast());
-                *dots = _mm512_dpbusd_epi32(*dots, weights(i), codes);
-            }
-            let raised = _mm256_loadu_si256(x.sums.as_ptr().add(first).cast());
-            let dots =
-                _mm256_sub_epi32(sum_blocks(dots), _mm256_sll_epi32(raised, _mm_cvtsi32_si128(SHIFT_BITS as i32)));
-            let scales = _mm256_mul_ps(scales(first), _mm256_loadu_ps(x.scales.as_ptr().add(first)));
-            acc = _mm256_add_ps(acc, _mm256_mul_ps(_mm256_cvtepi32_ps(dots), scales));
-        };
-        let whole = blocks / LANES * LANES;
-        for first in (0..whole).step_by(LANES) {
-            group(first, 4);
-        }
-        if whole < blocks {
-            group(whole, (blocks - whole).div_ceil(2));
-        }
-        let mut lanes = [0.0; LANES];
-        _mm256_storeu_ps(lanes.as_mut_ptr(), acc);
-        super::sum_lanes(lanes)
-    }
-}
-
-/// Up to eight scales, zeros after them.
-///
-/// # Safety
-/// This ISA.
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi2,popcnt")]
-#[inline]
-unsafe fn load_scales(stored: &[u8]) -> __m256 {
-    let there = if stored.len() >= 16 { 0xFF } else { (1u8 << (stored.len() / 2)) - 1 };
-    // SAFETY: two bytes for each bit of `there`.
-    unsafe { _mm256_cvtph_ps(_mm_maskz_loadu_epi16(there, stored.as_ptr().cast())) }
-}
-
 /// From eight blocks' partial sums, two blocks a register and eight sums a block, the eight blocks' sums.
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,popcnt")]
 #[inline]
 fn sum_blocks(d: [__m512i; 4]) -> __m256i {
     // Quarters of a register: the first two are its first block's.
@@ -217,78 +127,51 @@ fn sum_blocks(d: [__m512i; 4]) -> __m256i {
 }
 
 /// Signed codes as unsigned ones, 128 larger.
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,popcnt")]
 #[inline]
 fn unsigned(codes: __m512i) -> __m512i {
     _mm512_xor_si512(codes, _mm512_set1_epi8(-128))
 }
 
-/// 64 nibbles as bytes, low half first.
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi2,popcnt")]
-#[inline]
-fn nibbles(packed: __m256i) -> __m512i {
-    let wide = _mm512_cvtepu8_epi16(packed);
-    // (wide | wide << 4) & 0x0F in every byte
-    _mm512_ternarylogic_epi32::<0xE0>(_mm512_set1_epi8(15), wide, _mm512_slli_epi16::<4>(wide))
-}
-
-/// The levels of `n` bytes of nibbles of a sparse row, raised by 128.
+/// The levels at the low four bits of each byte.
 ///
 /// # Safety
-/// This ISA; `bytes` has OVERRUN more than `n`, `out` room for `2 * n` and OVERRUN.
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi2,popcnt")]
-#[inline]
-unsafe fn raised_levels(bytes: &[u8], n: usize, out: &mut [i8]) {
-    assert!(bytes.len() >= n + OVERRUN && out.len() >= 2 * n + OVERRUN);
-    // SAFETY: a step of 32 bytes begins below `n`, so it ends below both lengths, asserted above.
-    unsafe {
-        let levels = unsigned(_mm512_broadcast_i32x4(_mm_loadu_si128(SPARSE_Q4_LEVELS.as_ptr().cast())));
-        for i in (0..n).step_by(32) {
-            prefetch(bytes.as_ptr().wrapping_add(i + AHEAD));
-            let codes = nibbles(_mm256_loadu_si256(bytes.as_ptr().add(i).cast()));
-            _mm512_storeu_si512(out.as_mut_ptr().add(2 * i).cast(), _mm512_shuffle_epi8(levels, codes));
-        }
-    }
-}
-
-/// Walks a sparse row, 64 columns at a time.
-struct Sparse<'a> {
-    mask: &'a [u8],
-    values: *const u8,
-}
-
-impl<'a> Sparse<'a> {
-    fn new(m: &'a Matrix, row: usize, values: *const u8) -> Self {
-        Sparse { mask: kernel::mask_of_row(m, row), values }
-    }
-
-    /// The codes of the columns from `64 * i` on, `none` where the mask has no bit.
-    ///
-    /// # Safety
-    /// This ISA; called for every `i` in order; a full row and 64 bytes are readable at the first values.
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi2,popcnt")]
-    #[inline]
-    unsafe fn next(&mut self, i: usize, none: __m512i) -> __m512i {
-        let mask = &self.mask[8 * i..];
-        let bits = match mask {
-            [b0, b1, b2, b3, b4, b5, b6, b7, ..] => u64::from_le_bytes([*b0, *b1, *b2, *b3, *b4, *b5, *b6, *b7]),
-            // An odd number of blocks.
-            _ => u64::from(u32::from_le_bytes([mask[0], mask[1], mask[2], mask[3]])),
-        };
-        prefetch(mask.as_ptr().wrapping_add(AHEAD / 4));
-        // SAFETY: the values passed so far are as many as the mask's bits, at most as many as its columns.
-        unsafe {
-            let codes = _mm512_mask_expand_epi8(none, bits, _mm512_loadu_si512(self.values.cast()));
-            self.values = self.values.add(bits.count_ones() as usize);
-            codes
-        }
-    }
-}
-
+/// This ISA.
 #[inline(always)]
-fn prefetch(at: *const u8) {
-    // SAFETY: a hint, which any address may be given; SSE is part of x86-64.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+unsafe fn levels(table: &Levels, codes: __m512i) -> __m512i {
+    // SAFETY: the caller's promise; the table is 64 bytes.
+    unsafe { _mm512_permutexvar_epi8(codes, _mm512_load_si512(table.0.as_ptr().cast())) }
+}
+
+/// 32 bytes, then the same shifted down by a nibble.
+///
+/// # Safety
+/// This ISA; 32 readable bytes.
+#[inline(always)]
+unsafe fn low_then_high(nibbles: *const u8) -> __m512i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let both = _mm512_broadcast_i64x4(_mm256_loadu_si256(nibbles.cast()));
+        _mm512_srlv_epi64(both, _mm512_setr_epi64(0, 0, 0, 0, 4, 4, 4, 4))
+    }
+}
+
+/// # Safety
+/// This ISA.
+#[inline(always)]
+unsafe fn join(halves: [__m256i; 2]) -> __m512i {
+    // SAFETY: the caller's promise.
+    unsafe { _mm512_inserti64x4::<1>(_mm512_castsi256_si512(halves[0]), halves[1]) }
+}
+
+/// Sums of a gathered chunk, where those of a whole one are.
+///
+/// # Safety
+/// This ISA.
+#[inline(always)]
+unsafe fn spread_sums([first, second]: [__m256i; 2]) -> __m512i {
+    // SAFETY: the caller's promise.
+    unsafe { join([first, second]) }
 }
 
 /// Prefill: 16 rows are expanded and turned so that a register holds four columns of each, then multiplied with all
@@ -296,10 +179,11 @@ fn prefetch(at: *const u8) {
 ///
 /// # Safety
 /// This ISA.
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,popcnt")]
 #[inline]
 unsafe fn panels(m: &Matrix, rows: Range<usize>, x: &Codes, scratch: &mut Scratch, out: &mut [f32]) {
     scratch.fit(PANEL, m.cols());
+    scratch.fit_packed(PANEL, m.cols());
     let blocks = m.blocks();
     for (first, out) in rows.step_by(PANEL).zip(out.chunks_mut(PANEL * x.n())) {
         let height = out.len() / x.n();
@@ -328,7 +212,7 @@ unsafe fn panels(m: &Matrix, rows: Range<usize>, x: &Codes, scratch: &mut Scratc
 ///
 /// # Safety
 /// This ISA; scratch was fitted to a panel; `stride` is the row's blocks in whole groups.
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,popcnt")]
 #[inline]
 unsafe fn turn_rows(m: &Matrix, first: usize, height: usize, stride: usize, scratch: &mut Scratch) {
     let Scratch { codes, packed, scales, .. } = scratch;
@@ -339,7 +223,7 @@ unsafe fn turn_rows(m: &Matrix, first: usize, height: usize, stride: usize, scra
     unsafe {
         let mut row_scales = [[0.0; LANES]; PANEL];
         for r in 0..height {
-            kernel::expand_row::<Avx512>(m, first + r, &mut codes[r * width..], packed);
+            kernel::store_row::<Avx512>(m, first + r, &mut codes[r * width..]);
         }
         for c in (0..width).step_by(64) {
             let rows = std::array::from_fn(|r| unsigned(_mm512_loadu_si512(codes.as_ptr().add(r * width + c).cast())));
@@ -347,14 +231,11 @@ unsafe fn turn_rows(m: &Matrix, first: usize, height: usize, stride: usize, scra
                 _mm512_storeu_si512(packed.as_mut_ptr().add((c / 4 + i) * 64).cast(), columns);
             }
         }
-        let stored = m.scales();
         for b in (0..stride).step_by(LANES) {
-            let n = LANES.min(m.blocks() - b);
-            for (r, scales) in row_scales.iter_mut().take(height).enumerate() {
-                let at = ((first + r) * m.blocks() + b) * 2;
-                Avx512::load_f16(&stored[at..at + 2 * n], &mut scales[..n]);
+            for (r, to) in row_scales.iter_mut().take(height).enumerate() {
+                _mm256_storeu_ps(to.as_mut_ptr(), kernel::scales_from::<Avx512>(m, first + r, b));
             }
-            for i in 0..n {
+            for i in 0..LANES {
                 for (r, row) in row_scales.iter().enumerate() {
                     scales[(b + i) * PANEL + r] = row[i];
                 }
@@ -364,7 +245,7 @@ unsafe fn turn_rows(m: &Matrix, first: usize, height: usize, stride: usize, scra
 }
 
 /// Lane `r` of result `i` is lane `i` of `rows[r]`.
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi2,popcnt")]
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,popcnt")]
 #[inline]
 fn turn(rows: [__m512i; 16]) -> [__m512i; 16] {
     let mut pairs = rows;
@@ -405,7 +286,7 @@ impl Panel<'_> {
     ///
     /// # Safety
     /// This ISA; the panel is of the vectors' width.
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi2,popcnt")]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,popcnt")]
     #[inline]
     unsafe fn times<const N: usize>(&self, x: &Codes, first: usize, out: &mut [f32]) -> usize {
         let vectors: [Vector; N] = std::array::from_fn(|t| x.vector(first + t));
@@ -451,53 +332,174 @@ impl Panel<'_> {
 
 impl Isa for Avx512 {
     const WIDE: bool = true;
+    type Chunk = __m512i;
+    type Dots = __m512i;
+    type Lanes = __m256;
 
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi2,popcnt")]
-    #[inline]
-    unsafe fn expand_i8(mask: &[u8], values: *const i8, codes: &mut [i8]) {
-        assert!(codes.len() >= mask.len() * 8 + OVERRUN);
-        let mut row = Sparse { mask, values: values.cast() };
-        for i in 0..mask.len().div_ceil(8) {
-            // SAFETY: `next` is called in order; a step writes 64 codes and begins inside the row.
-            unsafe {
-                prefetch(row.values.wrapping_add(AHEAD));
-                let expanded = row.next(i, _mm512_setzero_si512());
-                _mm512_storeu_si512(codes.as_mut_ptr().add(64 * i).cast(), expanded);
-            }
-        }
+    #[inline(always)]
+    unsafe fn q8(codes: *const u8) -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe { unsigned(_mm512_loadu_si512(codes.cast())) }
     }
 
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi2,popcnt")]
-    #[inline]
-    unsafe fn unpack_nibbles(nibble_bytes: &[u8], levels: &[i8; 16], codes: &mut [i8]) {
-        assert!(codes.len() >= nibble_bytes.len() * 2 + OVERRUN);
-        // SAFETY: only bytes that are there are loaded; a step writes 64 codes and begins inside `codes` less OVERRUN.
+    #[inline(always)]
+    unsafe fn q4(nibbles: *const u8) -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe { levels(&Q4_LEVELS, low_then_high(nibbles)) }
+    }
+
+    #[inline(always)]
+    unsafe fn q5(nibbles: *const u8, bits: u64) -> __m512i {
+        // SAFETY: the caller's promise.
         unsafe {
-            let levels = _mm512_broadcast_i32x4(_mm_loadu_si128(levels.as_ptr().cast()));
-            for (i, bytes) in nibble_bytes.chunks(32).enumerate() {
-                let there = u32::MAX >> (32 - bytes.len());
-                let codes_of = nibbles(_mm256_maskz_loadu_epi8(there, bytes.as_ptr().cast()));
-                _mm512_storeu_si512(codes.as_mut_ptr().add(64 * i).cast(), _mm512_shuffle_epi8(levels, codes_of));
-            }
+            let below = levels(&Q5_LEVELS, low_then_high(nibbles));
+            _mm512_mask_add_epi8(below, bits, below, _mm512_set1_epi8(16))
         }
     }
 
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi2,popcnt")]
-    #[inline]
-    unsafe fn dot_i8(w: &[i8], w_scales: &[f32], x: Vector) -> f32 {
-        assert!(w_scales.len() >= x.scales.len());
-        // SAFETY: scales are padded to whole groups; only codes that are there are loaded.
+    #[inline(always)]
+    unsafe fn sparse_q8(mask: u64, values: &mut *const u8) -> __m512i {
+        // SAFETY: the caller's promise.
         unsafe {
-            let scales = |b: usize| _mm256_loadu_ps(w_scales[b..b + LANES].as_ptr());
-            dot::<SHIFT_BITS>(w.len() / BLOCK, scales, x, |i| {
-                let left = &w[64 * i..];
-                let there = if left.len() >= 64 { u64::MAX } else { u64::from(u32::MAX) };
-                unsigned(_mm512_maskz_loadu_epi8(there, left.as_ptr()))
-            })
+            let kept = _mm512_maskz_expand_epi8(mask, _mm512_loadu_si512(values.cast()));
+            *values = values.add(mask.count_ones() as usize);
+            unsigned(kept)
         }
     }
 
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi2,popcnt")]
+    #[inline(always)]
+    unsafe fn sparse_q4<const HIGH: bool>(mask: u64, values: &mut *const u8) -> __m512i {
+        // SAFETY: the caller's promise. What is not kept is code 0, which is level 0.
+        unsafe {
+            let stored = _mm512_loadu_si512(values.cast());
+            let stored = if HIGH { _mm512_srli_epi16::<4>(stored) } else { stored };
+            *values = values.add(mask.count_ones() as usize);
+            levels(&SPARSE_LEVELS, _mm512_maskz_expand_epi8(mask, stored))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn sparse_q4_shared(mask: u64, low: *const u8, high: *const u8) -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let high = _mm512_srli_epi16::<4>(_mm512_loadu_si512(high.cast()));
+            let first = _mm512_maskz_expand_epi8(mask & 0xFFFF_FFFF, _mm512_loadu_si512(low.cast()));
+            levels(&SPARSE_LEVELS, _mm512_mask_expand_epi8(first, mask & !0xFFFF_FFFF, high))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn q8_keep_16_of_32(mask: u64, values: *const u8) -> __m512i {
+        // SAFETY: the caller's promise. Each block's 16 values are the next 16.
+        unsafe {
+            let stored = _mm512_zextsi256_si512(_mm256_loadu_si256(values.cast()));
+            unsigned(_mm512_maskz_expand_epi8(mask, stored))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn q4_keep_16_of_32(mask: u64, values: *const u8) -> __m512i {
+        // SAFETY: the caller's promise. As above, once the high nibbles are moved behind the low ones.
+        unsafe {
+            let both = _mm256_broadcastsi128_si256(_mm_loadu_si128(values.cast()));
+            let stored = _mm512_zextsi256_si512(_mm256_srlv_epi64(both, _mm256_setr_epi64x(0, 0, 4, 4)));
+            levels(&SPARSE_LEVELS, _mm512_maskz_expand_epi8(mask, stored))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn q8_keep_2_of_4(places: u64, values: *const u8) -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe { unsigned(join(Avx2::<false>::q8_keep_2_of_4(places, values))) }
+    }
+
+    #[inline(always)]
+    unsafe fn q4_keep_2_of_4(places: u64, values: *const u8) -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe { unsigned(join(Avx2::<false>::q4_keep_2_of_4(places, values))) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(chunk: __m512i, codes: *mut i8) {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_storeu_si512(codes.cast(), unsigned(chunk)) }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply(chunk: __m512i, x: *const i8) -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_dpbusd_epi32(_mm512_setzero_si512(), chunk, _mm512_loadu_si512(x.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn gather_q8<const N: usize>(places: u64, values: *const u8, x: [*const i8; N]) -> [__m512i; N] {
+        // SAFETY: the caller's promise.
+        unsafe { Avx2::<false>::gather_q8(places, values, x).map(|sums| spread_sums(sums)) }
+    }
+
+    #[inline(always)]
+    unsafe fn gather_q4<const N: usize>(places: u64, values: *const u8, x: [*const i8; N]) -> [__m512i; N] {
+        // SAFETY: the caller's promise.
+        unsafe { Avx2::<false>::gather_q4(places, values, x).map(|sums| spread_sums(sums)) }
+    }
+
+    #[inline(always)]
+    unsafe fn no_dots() -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_setzero_si512() }
+    }
+
+    #[inline(always)]
+    unsafe fn no_lanes() -> __m256 {
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_setzero_ps() }
+    }
+
+    #[inline(always)]
+    unsafe fn half_scales(stored: *const u8) -> __m256 {
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(stored.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn byte_scales(stored: *const u8, factor: f32) -> __m256 {
+        // SAFETY: the caller's promise.
+        unsafe { Avx2::<false>::byte_scales(stored, factor) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_group(
+        acc: __m256,
+        dots: &[__m512i; GROUP],
+        gathered: bool,
+        w_scales: __m256,
+        x_scales: *const f32,
+        x_sums: *const i32,
+    ) -> __m256 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut sums = sum_blocks(*dots);
+            if !gathered {
+                let raised = _mm256_slli_epi32::<{ SHIFT_BITS as i32 }>(_mm256_loadu_si256(x_sums.cast()));
+                sums = _mm256_sub_epi32(sums, raised);
+            }
+            let scales = _mm256_mul_ps(w_scales, _mm256_loadu_ps(x_scales));
+            _mm256_add_ps(acc, _mm256_mul_ps(_mm256_cvtepi32_ps(sums), scales))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn sum(lanes: __m256) -> f32 {
+        // SAFETY: the caller's promise.
+        unsafe { Avx2::<false>::sum(lanes) }
+    }
+
+    #[inline(always)]
+    fn prefetch(at: *const u8) {
+        Avx2::<false>::prefetch(at);
+    }
+
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,popcnt")]
     #[inline]
     unsafe fn dots_f32<const R: usize, const N: usize>(w: &[f32], x: &[f32], stride: usize) -> [[f32; N]; R] {
         assert!(w.len() >= R * stride && x.len() >= N * stride && stride.is_multiple_of(16));
@@ -517,7 +519,7 @@ impl Isa for Avx512 {
         acc.map(|row| row.map(|lanes| _mm512_reduce_add_ps(lanes)))
     }
 
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi2,popcnt")]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,popcnt")]
     #[inline]
     unsafe fn load_f16(halves: &[u8], out: &mut [f32]) {
         assert!(halves.len() >= out.len() * 2);
@@ -531,7 +533,7 @@ impl Isa for Avx512 {
         }
     }
 
-    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi2,popcnt")]
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,popcnt")]
     #[inline]
     unsafe fn expand_f16(mask: &[u8], halves: *const u8, out: &mut [f32]) {
         assert!(mask.len().is_multiple_of(4) && out.len() >= mask.len() * 8);
@@ -541,7 +543,7 @@ impl Isa for Avx512 {
             // SAFETY: `halves` moves on by two bytes a bit, so it stays inside the full row that the caller lets be
             // read, and 64 bytes after it; 32 values are written.
             unsafe {
-                prefetch(halves.wrapping_add(AHEAD));
+                Self::prefetch(halves.wrapping_add(2048));
                 let kept = _mm512_maskz_expand_epi16(bits, _mm512_loadu_si512(halves.cast()));
                 _mm512_storeu_ps(out.as_mut_ptr(), _mm512_cvtph_ps(_mm512_castsi512_si256(kept)));
                 let high = _mm512_extracti64x4_epi64::<1>(kept);

@@ -19,6 +19,8 @@ mod portable;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx_vnni;
 
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -37,7 +39,7 @@ pub struct Kernels {
     name: &'static str,
     rows_i8: fn(&Matrix, Range<usize>, &Codes, &mut Scratch, &mut [f32]),
     rows_f32: fn(&Matrix, Range<usize>, &[f32], &mut Scratch, &mut [f32]),
-    quantize: fn(&[f32], &mut [i8], &mut [f32]),
+    quantize: fn(&[f32], &mut [i8], &mut [f32], &mut [i32]),
     scores: fn(&Queries, Cached, &mut Aligned<f32>, &mut [f32]),
     mix: fn(&Queries, Cached, &mut Aligned<f32>, &[f32], &mut [f32]),
     softmax: fn(&mut [f32], f32),
@@ -51,7 +53,7 @@ pub fn available() -> &'static [&'static Kernels] {
     static LIST: OnceLock<Vec<&'static Kernels>> = OnceLock::new();
     LIST.get_or_init(|| {
         #[cfg(target_arch = "x86_64")]
-        let found = [avx512::detect(), avx2::detect(), portable::detect()];
+        let found = [avx512::detect(), avx_vnni::detect(), avx2::detect(), portable::detect()];
         #[cfg(not(target_arch = "x86_64"))]
         let found = [portable::detect()];
         found.into_iter().flatten().collect()
@@ -93,10 +95,11 @@ impl Kernels {
     }
 
     /// `x` in blocks of 32 as codes and scales: `scale = max |x| / 127`, `code = round(x * (127 / max |x|))`,
-    /// halves to even.
-    pub(crate) fn quantize(&self, x: &[f32], codes: &mut [i8], scales: &mut [f32]) {
-        assert!(x.len().is_multiple_of(32) && codes.len() == x.len() && scales.len() >= x.len() / 32);
-        (self.quantize)(x, codes, scales);
+    /// halves to even; `sums` are those of the codes.
+    pub(crate) fn quantize(&self, x: &[f32], codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
+        assert!(x.len().is_multiple_of(32) && codes.len() == x.len());
+        assert!(scales.len() == x.len() / 32 && sums.len() == scales.len());
+        (self.quantize)(x, codes, scales, sums);
     }
 
     /// See [`attention::scores`].

@@ -4,10 +4,11 @@ use std::ops::Range;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use spm::{BLOCK, Matrix};
+use spm::levels::{QUARTERS_2_OF_4, SPARSE_Q4_LEVELS, field_2_of_4};
+use spm::{BLOCK, CHUNK, Matrix};
 use wide::f32x8;
 
-use super::kernel::{self, Codes, Isa, LANES, OVERRUN, Scratch, Vector};
+use super::kernel::{self, Codes, GROUP, Isa, LANES, OVERRUN, Scratch};
 use super::{Kernels, attention, sum_lanes};
 use crate::ops;
 
@@ -35,7 +36,12 @@ struct Portable;
 
 fn rows_i8(m: &Matrix, rows: Range<usize>, x: &Codes, scratch: &mut Scratch, out: &mut [f32]) {
     // SAFETY: this ISA needs nothing of the CPU.
-    unsafe { kernel::rows_i8::<Portable>(m, rows, x, scratch, out) }
+    unsafe {
+        match x.n() {
+            ..=Portable::FEW => kernel::rows_few::<Portable>(m, rows, x, out),
+            _ => kernel::rows_many::<Portable>(m, rows, x, scratch, out),
+        }
+    }
 }
 
 fn rows_f32(m: &Matrix, rows: Range<usize>, x: &[f32], scratch: &mut Scratch, out: &mut [f32]) {
@@ -43,40 +49,159 @@ fn rows_f32(m: &Matrix, rows: Range<usize>, x: &[f32], scratch: &mut Scratch, ou
     unsafe { kernel::rows_f32::<Portable>(m, rows, x, scratch, out) }
 }
 
+/// Spreads codes over the columns whose bits are set; `code(n)` is the n-th.
+fn expand(mask: u64, code: impl Fn(usize) -> i8) -> [i8; CHUNK] {
+    let mut nth = 0;
+    std::array::from_fn(|i| {
+        let kept = (mask >> i & 1) as usize;
+        // `nth` is the number of bits seen before this column. All bits of the code or none: a branch on a random mask
+        // would be guessed wrong half of the time.
+        let code = code(nth) & (kept as i8).wrapping_neg();
+        nth += kept;
+        code
+    })
+}
+
+/// # Safety
+/// `N` bytes at `at`.
+unsafe fn bytes<const N: usize>(at: *const u8) -> [u8; N] {
+    // SAFETY: the caller's promise; bytes have no alignment.
+    unsafe { at.cast::<[u8; N]>().read() }
+}
+
+fn level<const HIGH: bool>(byte: u8) -> i8 {
+    SPARSE_Q4_LEVELS[usize::from(if HIGH { byte >> 4 } else { byte & 15 })]
+}
+
 impl Isa for Portable {
-    unsafe fn expand_i8(mask: &[u8], values: *const i8, codes: &mut [i8]) {
-        // SAFETY: the caller lets a full row be read.
-        let values = unsafe { std::slice::from_raw_parts(values, mask.len() * 8) };
-        let mut nth = 0;
-        for (bits, codes) in mask.iter().zip(codes.chunks_exact_mut(8)) {
-            for (j, code) in codes.iter_mut().enumerate() {
-                let kept = bits >> j & 1;
-                // `nth` is the number of bits seen before this column, so it is below the row's columns.
-                *code = values[nth] * kept as i8;
-                nth += usize::from(kept);
-            }
+    const FEW: usize = 2;
+    type Chunk = [i8; CHUNK];
+    type Dots = [i32; 2];
+    type Lanes = f32x8;
+
+    unsafe fn q8(codes: *const u8) -> [i8; CHUNK] {
+        // SAFETY: the caller's promise.
+        unsafe { bytes::<CHUNK>(codes).map(|c| c as i8) }
+    }
+
+    unsafe fn q4(nibbles: *const u8) -> [i8; CHUNK] {
+        // SAFETY: the caller's promise.
+        let n = unsafe { bytes::<BLOCK>(nibbles) };
+        std::array::from_fn(|i| (n[i % BLOCK] >> (i / BLOCK * 4) & 15) as i8 - 8)
+    }
+
+    unsafe fn q5(nibbles: *const u8, bits: u64) -> [i8; CHUNK] {
+        // SAFETY: the caller's promise.
+        let n = unsafe { bytes::<BLOCK>(nibbles) };
+        std::array::from_fn(|i| (n[i % BLOCK] >> (i / BLOCK * 4) & 15 | ((bits >> i & 1) as u8) << 4) as i8 - 16)
+    }
+
+    unsafe fn sparse_q8(mask: u64, values: &mut *const u8) -> [i8; CHUNK] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let v = bytes::<CHUNK>(*values);
+            *values = values.add(mask.count_ones() as usize);
+            expand(mask, |nth| v[nth % CHUNK] as i8)
         }
     }
 
-    unsafe fn unpack_nibbles(nibbles: &[u8], levels: &[i8; 16], codes: &mut [i8]) {
-        for (byte, codes) in nibbles.iter().zip(codes.chunks_exact_mut(2)) {
-            codes[0] = levels[usize::from(byte & 15)];
-            codes[1] = levels[usize::from(byte >> 4)];
+    unsafe fn sparse_q4<const HIGH: bool>(mask: u64, values: &mut *const u8) -> [i8; CHUNK] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let v = bytes::<CHUNK>(*values);
+            *values = values.add(mask.count_ones() as usize);
+            expand(mask, |nth| level::<HIGH>(v[nth % CHUNK]))
         }
     }
 
-    unsafe fn dot_i8(w: &[i8], w_scales: &[f32], x: Vector) -> f32 {
-        let mut acc = f32x8::ZERO;
-        let groups = w.chunks(BLOCK * LANES).zip(x.codes.chunks(BLOCK * LANES));
-        let scales = w_scales.chunks_exact(LANES).zip(x.scales.chunks_exact(LANES));
-        for ((w, x), (ws, xs)) in groups.zip(scales) {
-            let mut dots = [0.0; LANES];
-            for (dot, (w, x)) in dots.iter_mut().zip(w.chunks_exact(BLOCK).zip(x.chunks_exact(BLOCK))) {
-                *dot = w.iter().zip(x).map(|(&w, &x)| i32::from(w) * i32::from(x)).sum::<i32>() as f32;
-            }
-            acc += f32x8::from(dots) * (load(ws) * load(xs));
-        }
-        sum_lanes(acc.to_array())
+    unsafe fn sparse_q4_shared(mask: u64, low: *const u8, high: *const u8) -> [i8; CHUNK] {
+        // SAFETY: the caller's promise.
+        let (low, high) = unsafe { (bytes::<CHUNK>(low), bytes::<CHUNK>(high)) };
+        let first = expand(mask & 0xFFFF_FFFF, |nth| level::<false>(low[nth % CHUNK]));
+        let second = expand(mask >> 32, |nth| level::<true>(high[nth % CHUNK]));
+        std::array::from_fn(|i| if i < BLOCK { first[i] } else { second[i - BLOCK] })
+    }
+
+    unsafe fn q8_keep_16_of_32(mask: u64, values: *const u8) -> [i8; CHUNK] {
+        // SAFETY: the caller's promise.
+        let v = unsafe { bytes::<BLOCK>(values) };
+        let first = expand(mask & 0xFFFF_FFFF, |nth| v[nth % BLOCK] as i8);
+        let second = expand(mask >> 32, |nth| v[(16 + nth) % BLOCK] as i8);
+        std::array::from_fn(|i| if i < BLOCK { first[i] } else { second[i - BLOCK] })
+    }
+
+    unsafe fn q4_keep_16_of_32(mask: u64, values: *const u8) -> [i8; CHUNK] {
+        // SAFETY: the caller's promise.
+        let v = unsafe { bytes::<16>(values) };
+        let first = expand(mask & 0xFFFF_FFFF, |nth| level::<false>(v[nth % 16]));
+        let second = expand(mask >> 32, |nth| level::<true>(v[nth % 16]));
+        std::array::from_fn(|i| if i < BLOCK { first[i] } else { second[i - BLOCK] })
+    }
+
+    unsafe fn q8_keep_2_of_4(places: u64, values: *const u8) -> [i8; CHUNK] {
+        // SAFETY: the caller's promise.
+        let v = unsafe { bytes::<BLOCK>(values) };
+        place(places, |j| v[j] as i8)
+    }
+
+    unsafe fn q4_keep_2_of_4(places: u64, values: *const u8) -> [i8; CHUNK] {
+        // SAFETY: the caller's promise.
+        let v = unsafe { bytes::<16>(values) };
+        place(places, |j| if j < 16 { level::<false>(v[j]) } else { level::<true>(v[j - 16]) })
+    }
+
+    unsafe fn store(chunk: [i8; CHUNK], codes: *mut i8) {
+        // SAFETY: the caller's promise.
+        unsafe { codes.cast::<[i8; CHUNK]>().write(chunk) }
+    }
+
+    unsafe fn multiply(chunk: [i8; CHUNK], x: *const i8) -> [i32; 2] {
+        // SAFETY: the caller's promise.
+        let x = unsafe { bytes::<CHUNK>(x.cast()) };
+        let dot = |first: usize| {
+            let products = (first..first + BLOCK).map(|i| i32::from(chunk[i]) * i32::from(x[i] as i8));
+            products.sum()
+        };
+        [dot(0), dot(BLOCK)]
+    }
+
+    unsafe fn no_dots() -> [i32; 2] {
+        [0; 2]
+    }
+
+    unsafe fn no_lanes() -> f32x8 {
+        f32x8::ZERO
+    }
+
+    unsafe fn half_scales(stored: *const u8) -> f32x8 {
+        // SAFETY: the caller's promise.
+        let halves = unsafe { bytes::<16>(stored) };
+        let half = |i: usize| f16::from_le_bytes([halves[2 * i], halves[2 * i + 1]]).to_f32();
+        f32x8::from(std::array::from_fn::<f32, LANES, _>(half))
+    }
+
+    unsafe fn byte_scales(stored: *const u8, factor: f32) -> f32x8 {
+        // SAFETY: the caller's promise.
+        let codes = unsafe { bytes::<LANES>(stored) };
+        f32x8::from(codes.map(|c| factor * f32::from(c as i8)))
+    }
+
+    unsafe fn add_group(
+        acc: f32x8,
+        dots: &[[i32; 2]; GROUP],
+        _gathered: bool,
+        w_scales: f32x8,
+        x_scales: *const f32,
+        _x_sums: *const i32,
+    ) -> f32x8 {
+        // SAFETY: the caller's promise.
+        let x_scales = f32x8::from(unsafe { x_scales.cast::<[f32; LANES]>().read() });
+        let dots: [f32; LANES] = std::array::from_fn(|b| dots[b / 2][b % 2] as f32);
+        acc + f32x8::from(dots) * (w_scales * x_scales)
+    }
+
+    unsafe fn sum(lanes: f32x8) -> f32 {
+        sum_lanes(lanes.to_array())
     }
 
     unsafe fn dots_f32<const R: usize, const N: usize>(w: &[f32], x: &[f32], stride: usize) -> [[f32; N]; R] {
@@ -118,12 +243,24 @@ impl Isa for Portable {
     }
 }
 
-fn quantize(x: &[f32], codes: &mut [i8], scales: &mut [f32]) {
-    for ((x, codes), scale) in x.chunks_exact(BLOCK).zip(codes.chunks_exact_mut(BLOCK)).zip(scales) {
+/// Puts 2:4 codes in their places.
+fn place(places: u64, code: impl Fn(usize) -> i8) -> [i8; CHUNK] {
+    let mut chunk = [0; CHUNK];
+    for j in 0..CHUNK / 2 {
+        let place = (places >> field_2_of_4(j) & 3) as usize;
+        chunk[QUARTERS_2_OF_4[j / 8] + j % 8 / 2 * 4 + place] = code(j);
+    }
+    chunk
+}
+
+fn quantize(x: &[f32], codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
+    let blocks = x.chunks_exact(BLOCK).zip(codes.chunks_exact_mut(BLOCK));
+    for ((x, codes), (scale, sum)) in blocks.zip(scales.iter_mut().zip(sums)) {
         let max = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
         *scale = max / 127.0;
         let inverse = if max > 0.0 { 127.0 / max } else { 0.0 };
         codes.iter_mut().zip(x).for_each(|(c, v)| *c = (v * inverse).round_ties_even() as i8);
+        *sum = codes.iter().map(|&c| i32::from(c)).sum();
     }
 }
 

@@ -4,7 +4,7 @@
 use half::f16;
 use proptest::prelude::*;
 use spm::encode::encode;
-use spm::{BLOCK, Bytes, Encoding, Mask, Matrix};
+use spm::{BLOCK, Bytes, CHUNK, Encoding, Mask, Matrix};
 
 use super::*;
 
@@ -31,18 +31,31 @@ fn noise(n: usize, seed: u64) -> Vec<f32> {
     (0..n).map(|_| next()).collect()
 }
 
-/// A mask whose rows are empty, full, or of the given density.
-fn mask(rows: usize, cols: usize, density: f32, seed: u64) -> Mask {
+/// A mask whose rows are empty, full, or of the given density; of a pattern N:M no more than N of every M.
+fn mask(encoding: Encoding, rows: usize, cols: usize, density: f32, seed: u64) -> Mask {
     let dice = noise(rows * cols, seed ^ 77);
+    let (n, m) = encoding.fixed_pattern().unwrap_or((1, 1));
+    // The dice of a group say which of it are first.
+    let is_first = |r: usize, c: usize| {
+        let (at, group) = (r * cols + c, r * cols + c / m * m);
+        (group..group + m).filter(|&i| dice[i] < dice[at] || dice[i] == dice[at] && i < at).count() < n
+    };
     Mask::from_fn(rows, cols, |r, c| match (r + seed as usize) % 5 {
         0 => false,
-        1 => true,
-        _ => dice[r * cols + c] < density * 8.0 - 4.0,
+        1 => is_first(r, c),
+        _ => dice[r * cols + c] < density * 8.0 - 4.0 && is_first(r, c),
     })
 }
 
-fn matrix(encoding: Encoding, (rows, cols): (usize, usize), density: f32, seed: u64) -> Matrix {
-    encode(encoding, rows, cols, &noise(rows * cols, seed), Some(&mask(rows, cols, density, seed))).unwrap()
+/// `cols` in whole chunks where the encoding needs that.
+fn fitting(encoding: Encoding, (rows, cols): (usize, usize)) -> (usize, usize) {
+    (rows, if encoding.fixed_pattern().is_some() { cols.next_multiple_of(CHUNK) } else { cols })
+}
+
+fn matrix(encoding: Encoding, shape: (usize, usize), density: f32, seed: u64) -> Matrix {
+    let (rows, cols) = fitting(encoding, shape);
+    let mask = mask(encoding, rows, cols, density, seed);
+    encode(encoding, rows, cols, &noise(rows * cols, seed), Some(&mask)).unwrap()
 }
 
 struct Input {
@@ -111,6 +124,7 @@ proptest! {
         encoding in encodings().prop_filter("integer", |e| e.is_integer()),
         shape in shapes(), n in 1usize..20, density in 0.0f32..1.0, seed in any::<u64>(),
     ) {
+        let shape = fitting(encoding, shape);
         let m = matrix(encoding, shape, density, seed);
         let x = input(best(), n, shape.1, seed);
         let value = |t: usize, c: usize| {
@@ -129,6 +143,7 @@ proptest! {
     fn float_products_agree_with_f64(
         encoding in encodings(), shape in shapes(), n in 1usize..15, density in 0.0f32..1.0, seed in any::<u64>(),
     ) {
+        let shape = fitting(encoding, shape);
         let m = matrix(encoding, shape, density, seed);
         let x = input(best(), n, shape.1, seed);
         let expected = reference(&m, n, |t, c| f64::from(x.values[t * padded(shape.1) + c]));
@@ -137,21 +152,38 @@ proptest! {
         }
     }
 
-    /// Sparsity 0 is the dense result; a sparse matrix is its expansion, bit for bit.
+    /// Sparsity 0 is the dense result; the same codes and scales in another encoding give the same bits.
     #[test]
     fn sparse_products_are_the_dense_products_of_the_expansion(
-        (sparse, dense) in prop::sample::select(&[(Encoding::SparseF16, Encoding::F16), (Encoding::SparseQ8, Encoding::Q8)][..]),
         shape in shapes(), n in 1usize..15, density in 0.0f32..=1.0, seed in any::<u64>(),
     ) {
-        let s = matrix(sparse, shape, density, seed);
-        let weights = noise(shape.0 * shape.1, seed);
-        let d = encode(dense, shape.0, shape.1, &weights, Some(&s.mask())).unwrap();
+        let s = matrix(Encoding::SparseF16, shape, density, seed);
+        let d = s.to_dense().unwrap();
         let x = input(best(), n, shape.1, seed);
         for kernels in available() {
             prop_assert_eq!(bits(&product_f32(kernels, &s, &x)), bits(&product_f32(kernels, &d, &x)));
-            if sparse.is_integer() {
-                prop_assert_eq!(bits(&product_i8(kernels, &s, &x)), bits(&product_i8(kernels, &d, &x)));
-            }
+        }
+    }
+
+    #[test]
+    fn patterns_give_what_any_mask_gives(
+        (pattern, any_mask) in prop::sample::select(&[
+            (Encoding::Q8Keep16Of32, Encoding::SparseQ8),
+            (Encoding::Q4Keep16Of32, Encoding::SparseQ4),
+            (Encoding::Q8Keep2Of4, Encoding::SparseQ8),
+            (Encoding::Q4Keep2Of4, Encoding::SparseQ4),
+        ][..]),
+        shape in shapes(), n in 1usize..15, seed in any::<u64>(),
+    ) {
+        let p = matrix(pattern, shape, 0.5, seed);
+        let weights = noise(p.rows() * p.cols(), seed);
+        // Where fewer are kept than the pattern wants, it stores zeros.
+        let mask = mask(pattern, p.rows(), p.cols(), 0.5, seed);
+        let a = encode(any_mask, p.rows(), p.cols(), &weights, Some(&mask)).unwrap();
+        let x = input(best(), n, p.cols(), seed);
+        for kernels in available() {
+            prop_assert_eq!(bits(&product_f32(kernels, &p, &x)), bits(&product_f32(kernels, &a, &x)));
+            prop_assert_eq!(bits(&product_i8(kernels, &p, &x)), bits(&product_i8(kernels, &a, &x)));
         }
     }
 
@@ -160,6 +192,7 @@ proptest! {
     fn batch_and_row_split_do_not_matter(
         encoding in encodings(), shape in shapes(), n in 2usize..15, seed in any::<u64>(),
     ) {
+        let shape = fitting(encoding, shape);
         let m = matrix(encoding, shape, 0.5, seed);
         let (raw, stride) = (noise(n * shape.1, seed ^ 5), padded(shape.1));
         for kernels in available() {
@@ -188,13 +221,14 @@ proptest! {
         encoding in encodings().prop_filter("sparse", |e| e.is_sparse()),
         shape in shapes(), seed in any::<u64>(), noise_bytes in prop::collection::vec(any::<u8>(), 64),
     ) {
+        let shape = fitting(encoding, shape);
         let m = matrix(encoding, shape, 0.1, seed);
-        let starts = m.row_starts().unwrap().into();
+        let starts = m.row_starts().map(|starts| starts.into());
         let need = spm::matrix::byte_len(encoding, shape.0, shape.1, m.row_range(shape.0 - 1).end).unwrap()
             + spm::matrix::slack(encoding, shape.1).unwrap();
         // Exactly the bytes that are promised, so that a tool that watches memory sees a read past them.
         let bytes: Vec<u8> = noise_bytes.iter().copied().cycle().take(need).collect();
-        let corrupt = Matrix::new(encoding, shape.0, shape.1, Bytes::from(bytes), Some(starts)).unwrap();
+        let corrupt = Matrix::new(encoding, shape.0, shape.1, Bytes::from(bytes), starts).unwrap();
         for n in [1, 2, 9] {
             let x = input(best(), n, shape.1, seed);
             for kernels in available() {
@@ -214,8 +248,11 @@ proptest! {
         }
         let mut first: Option<(Vec<i8>, Vec<u32>)> = None;
         for kernels in available() {
-            let (mut codes, mut scales) = (vec![0; x.len()], vec![0.0; blocks]);
-            kernels.quantize(&x, &mut codes, &mut scales);
+            let (mut codes, mut scales, mut sums) = (vec![0; x.len()], vec![0.0; blocks], vec![0; blocks]);
+            kernels.quantize(&x, &mut codes, &mut scales, &mut sums);
+            for (sum, block) in sums.iter().zip(codes.chunks_exact(BLOCK)) {
+                prop_assert_eq!(*sum, block.iter().map(|&c| i32::from(c)).sum::<i32>());
+            }
             for (i, (&v, &code)) in x.iter().zip(&codes).enumerate() {
                 let step = scales[i / BLOCK];
                 prop_assert!((v - f32::from(code) * step).abs() <= step * 0.501);
