@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use runtime::Layer;
 use spm::encode::{RowEncoder, encode};
-use spm::{Checkpoint, Config, Encoding, Mask, Matrix, row_bytes};
+use spm::{CHUNK, Checkpoint, Config, Encoding, Mask, Matrix, row_bytes};
 
 use crate::error::Error;
 use crate::method::{Job, Method, Needs, by_name};
@@ -45,6 +45,8 @@ pub enum ValueType {
     F16,
     /// 8 bits, a scale for every 32 columns.
     Q8,
+    /// 5 bits, a scale for every 32 columns; only for what is not pruned.
+    Q5,
     /// 4 bits, a scale for every 32 columns.
     Q4,
 }
@@ -84,6 +86,9 @@ impl PruneOptions {
     /// Refuses options that make no sense for a model of this shape.
     pub fn check(&self, config: &Config) -> Result<(), Error> {
         self.pattern.checked()?;
+        if !self.pattern.is_dense() {
+            self.values.sparse(self.pattern, config.dim)?;
+        }
         let names: Vec<String> = layer_matrices(config).map(|(name, _)| name).collect();
         match self.ignore.iter().find(|p| !names.iter().any(|name| name.contains(p.as_str()))) {
             Some(pattern) => Err(Error::NothingIgnored { pattern: pattern.clone() }),
@@ -114,16 +119,32 @@ impl ValueType {
         match self {
             ValueType::F16 => Encoding::F16,
             ValueType::Q8 => Encoding::Q8,
+            ValueType::Q5 => Encoding::Q5,
             ValueType::Q4 => Encoding::Q4,
         }
     }
 
-    /// The encoding of a pruned matrix.
-    pub fn sparse(self) -> Encoding {
+    /// The encoding of a matrix of `cols` columns that is pruned in `pattern`: one whose rows have one length where
+    /// the pattern has it. Half of every 2, 4, 8, 16 or 32 neighbours is 16 of every 32 as well.
+    pub fn sparse(self, pattern: Pattern, cols: usize) -> Result<Encoding, Error> {
+        let fixed = match pattern {
+            _ if !cols.is_multiple_of(CHUNK) => None,
+            Pattern::KeepNofM { n: 2, m: 4 } => Some((Encoding::Q8Keep2Of4, Encoding::Q4Keep2Of4)),
+            Pattern::KeepNofM { n, m } if 2 * n == m && 32 % m == 0 => {
+                Some((Encoding::Q8Keep16Of32, Encoding::Q4Keep16Of32))
+            }
+            _ => None,
+        };
+        let (q8, q4) = fixed.unwrap_or((Encoding::SparseQ8, Encoding::SparseQ4));
         match self {
-            ValueType::F16 => Encoding::SparseF16,
-            ValueType::Q8 => Encoding::SparseQ8,
-            ValueType::Q4 => Encoding::SparseQ4,
+            ValueType::F16 => Ok(Encoding::SparseF16),
+            ValueType::Q8 => Ok(q8),
+            ValueType::Q4 => Ok(q4),
+            ValueType::Q5 => Err(Error::option(
+                "type of pruned values",
+                "q5",
+                "`f16`, `q8` or `q4`; q5 is for the embedding, the head, and layers that stay dense",
+            )),
         }
     }
 }
@@ -135,8 +156,9 @@ impl std::str::FromStr for ValueType {
         match text {
             "f16" => Ok(ValueType::F16),
             "q8" => Ok(ValueType::Q8),
+            "q5" => Ok(ValueType::Q5),
             "q4" => Ok(ValueType::Q4),
-            _ => Err(Error::option("value type", text, "`f16`, `q8` or `q4`")),
+            _ => Err(Error::option("value type", text, "`f16`, `q8`, `q5` or `q4`")),
         }
     }
 }
@@ -260,7 +282,10 @@ impl Run<'_> {
             };
             let mask = options.method.prune(job)?;
             let everything = mask.kept() == dense.len() as u64;
-            let encoding = if everything { options.values.dense() } else { options.values.sparse() };
+            let encoding = match everything {
+                true => options.values.dense(),
+                false => options.values.sparse(options.pattern, shape.1)?,
+            };
             store(&name, encoding, shape, &weights, Some(&mask))?
         };
         let relative_error = compare(&name, &dense, &stored, inputs)?;
