@@ -78,6 +78,9 @@ pub fn run(args: &SynthArgs) -> Result<u64, Failure> {
 
 fn write_spm(args: &SynthArgs, shape: &Shape, weights: &Weights) -> Result<u64, Failure> {
     let pattern = Pattern::parse(&args.pattern, args.sparsity).map_err(|e| Failure::Usage(e.to_string()))?;
+    if !pattern.is_dense() {
+        args.values.sparse(pattern, shape.config.dim)?;
+    }
     let options = WriterOptions { replace: args.force, ..WriterOptions::default() };
     let mut writer = SpmWriter::create(&args.output, &options)?;
     for (name, rows, cols) in shape.config.tensors() {
