@@ -124,18 +124,13 @@ impl ValueType {
         }
     }
 
-    /// The encoding of a matrix of `cols` columns that is pruned in `pattern`: one whose rows have one length where
-    /// the pattern has it. Half of every 2, 4, 8, 16 or 32 neighbours is 16 of every 32 as well.
+    /// The encoding of a matrix of `cols` columns that is pruned in `pattern`: 2:4 has its own, others are masks.
     pub fn sparse(self, pattern: Pattern, cols: usize) -> Result<Encoding, Error> {
-        let fixed = match pattern {
-            _ if !cols.is_multiple_of(CHUNK) => None,
-            Pattern::KeepNofM { n: 2, m: 4 } => Some((Encoding::Q8Keep2Of4, Encoding::Q4Keep2Of4)),
-            Pattern::KeepNofM { n, m } if 2 * n == m && 32 % m == 0 => {
-                Some((Encoding::Q8Keep16Of32, Encoding::Q4Keep16Of32))
-            }
-            _ => None,
+        let is_2_of_4 = pattern == Pattern::KeepNofM { n: 2, m: 4 } && cols.is_multiple_of(CHUNK);
+        let (q8, q4) = match is_2_of_4 {
+            true => (Encoding::Q8Keep2Of4, Encoding::Q4Keep2Of4),
+            false => (Encoding::SparseQ8, Encoding::SparseQ4),
         };
-        let (q8, q4) = fixed.unwrap_or((Encoding::SparseQ8, Encoding::SparseQ4));
         match self {
             ValueType::F16 => Ok(Encoding::SparseF16),
             ValueType::Q8 => Ok(q8),

@@ -265,10 +265,7 @@ fn patterns_choose_encodings_that_hold_them() {
         (2, 4, ValueType::Q8, Encoding::Q8Keep2Of4, Encoding::SparseQ8),
         (2, 4, ValueType::Q4, Encoding::Q4Keep2Of4, Encoding::SparseQ4),
         (2, 4, ValueType::F16, Encoding::SparseF16, Encoding::SparseF16),
-        (1, 2, ValueType::Q8, Encoding::Q8Keep16Of32, Encoding::SparseQ8),
-        (4, 8, ValueType::Q4, Encoding::Q4Keep16Of32, Encoding::SparseQ4),
-        (8, 16, ValueType::Q8, Encoding::Q8Keep16Of32, Encoding::SparseQ8),
-        (16, 32, ValueType::Q4, Encoding::Q4Keep16Of32, Encoding::SparseQ4),
+        (4, 8, ValueType::Q4, Encoding::SparseQ4, Encoding::SparseQ4),
         (1, 4, ValueType::Q4, Encoding::SparseQ4, Encoding::SparseQ4),
         (5, 10, ValueType::Q8, Encoding::SparseQ8, Encoding::SparseQ8),
     ] {

@@ -9,6 +9,7 @@ use crate::encoding::{BLOCK, CHUNK, Encoding, ScaleKind};
 use crate::levels::Levels;
 use crate::mask::row_bytes;
 use crate::matrix::{self, Matrix, PLANE_ALIGN, ShapeError};
+use crate::order::{GROUP, stored_column};
 
 impl Matrix {
     /// A dense matrix of the same values: sparse-f16 as f16, sparse integers as q8, whose scales, being halves, round
@@ -38,10 +39,10 @@ impl Matrix {
         let mut planes = DensePlanes::new(Encoding::Q8, self.rows(), self.cols())?;
         for row in 0..self.rows() {
             let (scales, mut levels) = (self.scales(row), Levels::new(self, row));
-            let mut chunk = [0; CHUNK];
-            for first in (0..self.blocks()).step_by(2) {
-                levels.next(&mut chunk);
-                for (block, codes) in (first..self.blocks()).zip(chunk.as_chunks::<BLOCK>().0) {
+            let mut group = [0; GROUP];
+            for first in (0..self.blocks()).step_by(GROUP / BLOCK) {
+                levels.next(&mut group);
+                for (block, codes) in (first..self.blocks()).zip(group.as_chunks::<BLOCK>().0) {
                     planes.set(row, block, f16::from_f32(scales.get(block)), codes);
                 }
             }
@@ -92,17 +93,16 @@ impl DensePlanes {
         assert!(row < self.rows && block < nb, "row {row} of {}, block {block} of {nb}", self.rows);
         let (planes, values) = self.bytes.split_at_mut(self.codes_at);
         planes[self.scales_at + (row * nb + block) * 2..][..2].copy_from_slice(&scale.to_le_bytes());
-        match self.encoding {
-            Encoding::Q8 => {
-                let at = (row * nb + block) * BLOCK;
-                values[at..at + BLOCK].iter_mut().zip(codes).for_each(|(v, &c)| *v = c as u8);
-            }
-            Encoding::Q4 => set_nibbles(values, row * nb.div_ceil(2), block, codes.map(|c| (c + 8) as u8)),
-            _ => {
-                let codes = codes.map(|c| (c + 16) as u8);
-                let bits = &mut planes[row * row_bytes(self.cols) + block * (BLOCK / 8)..];
-                bits.iter_mut().zip(codes.as_chunks().0).for_each(|(bits, codes)| *bits = fifth_bits(codes));
-                set_nibbles(values, row * nb.div_ceil(2), block, codes);
+        for (quad, codes) in codes.as_chunks::<4>().0.iter().enumerate() {
+            let at = stored_column(block * BLOCK + 4 * quad, nb);
+            match self.encoding {
+                Encoding::Q8 => set_bytes(&mut values[row * nb * BLOCK + at..], codes),
+                Encoding::Q4 => set_nibbles(values, row * nb.div_ceil(2), at, codes.map(|c| (c + 8) as u8)),
+                _ => {
+                    let codes = codes.map(|c| (c + 16) as u8);
+                    set_fifth_bits(&mut planes[row * row_bytes(self.cols) + at / 8], at % 8, codes);
+                    set_nibbles(values, row * nb.div_ceil(2), at, codes);
+                }
             }
         }
     }
@@ -113,14 +113,20 @@ impl DensePlanes {
     }
 }
 
-/// Puts the lower four bits of codes in the half of its chunk that a block has.
-fn set_nibbles(values: &mut [u8], first_chunk: usize, block: usize, codes: [u8; BLOCK]) {
-    let chunk = &mut values[(first_chunk + block / 2) * (CHUNK / 2)..][..CHUNK / 2];
-    let shift = block % 2 * 4;
-    chunk.iter_mut().zip(codes).for_each(|(v, c)| *v = *v & (0xF0 >> shift) | (c & 15) << shift);
+fn set_bytes(values: &mut [u8], codes: &[i8; 4]) {
+    values.iter_mut().zip(codes).for_each(|(v, &c)| *v = c as u8);
 }
 
-/// The highest bits of eight codes of 5, the first lowest.
-pub(crate) fn fifth_bits(codes: &[u8; 8]) -> u8 {
-    codes.iter().rev().fold(0, |bits, c| bits << 1 | c >> 4)
+/// Puts the lower four bits of codes, stored from column `at` on, in the half of its chunk that their block has.
+fn set_nibbles(values: &mut [u8], first_chunk: usize, at: usize, codes: [u8; 4]) {
+    let from = (first_chunk + at / CHUNK) * (CHUNK / 2) + at % BLOCK;
+    let shift = at % CHUNK / BLOCK * 4;
+    values[from..from + 4].iter_mut().zip(codes).for_each(|(v, c)| *v = *v & (0xF0 >> shift) | (c & 15) << shift);
+}
+
+/// Puts the fifth bits of codes at bit `first` of a byte and after it.
+fn set_fifth_bits(bits: &mut u8, first: usize, codes: [u8; 4]) {
+    for (i, code) in codes.iter().enumerate() {
+        *bits = *bits & !(1 << (first + i)) | (code >> 4) << (first + i);
+    }
 }

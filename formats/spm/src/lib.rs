@@ -15,6 +15,7 @@ pub mod levels;
 mod mask;
 pub mod matrix;
 mod metadata;
+pub mod order;
 mod row_scaled;
 pub mod synthetic;
 mod tensor_table;

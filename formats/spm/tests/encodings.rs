@@ -223,13 +223,13 @@ fn largest_error(encoding: Encoding, (row, block): (f64, f64)) -> f64 {
         Encoding::Q8 => block * (0.5 / 64.0 + 1e-3),
         // One of the scales tried leaves half a step in each of 32 weights, and is the block's own and at most a step of
         // the row's scales; a better one leaves no more in all of them together.
-        Encoding::SparseQ8 | Encoding::Q8Keep16Of32 | Encoding::Q8Keep2Of4 => {
+        Encoding::SparseQ8 | Encoding::Q8Keep2Of4 => {
             32f64.sqrt() * 0.5 * (block / 127.0 + row / (127.0 * 127.0)) * 1.001
         }
         // The search may clip the extreme to make the others better: never by more than its narrowest scale does.
         Encoding::Q4 | Encoding::Q5 => block * (0.3 + 1e-3),
         // And a step and a half of the row's scales, of which there are 127, times the largest level.
-        Encoding::SparseQ4 | Encoding::Q4Keep16Of32 | Encoding::Q4Keep2Of4 => block * (0.3 + 1e-3) + row * 0.02,
+        Encoding::SparseQ4 | Encoding::Q4Keep2Of4 => block * (0.3 + 1e-3) + row * 0.02,
     }
 }
 

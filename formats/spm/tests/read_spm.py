@@ -82,7 +82,7 @@ def tensors(found):
 
 
 LEVELS = [0, 7, 18, 32, 48, 65, 82, 106, -7, -18, -32, -48, -65, -82, -100, -120]
-HAS_BITS = (4, 16, 17, 18, 24, 25, 28, 29)
+HAS_BITS = (4, 16, 17, 18, 28, 29)
 
 
 def f32(number):
@@ -91,7 +91,7 @@ def f32(number):
 
 def weights(data, rows, cols, encoding, starts):
     nb, nc = -(-cols // 32), -(-cols // 64)
-    assert encoding < 24 or cols % 64 == 0
+    assert encoding < 28 or cols % 64 == 0
     bits_end = rows * nc * 8 if encoding in HAS_BITS else 0
     at = up(bits_end, 64)
     scales = None
@@ -104,21 +104,29 @@ def weights(data, rows, cols, encoding, starts):
         scales = [f32(factors[i // nb] * code) for i, code in enumerate(codes)]
         at += rows * 4 + rows * nb
     at = up(at, 64)
-    row_len = {0: 4 * cols, 1: 2 * cols, 2: 32 * nb, 3: 32 * nc, 4: 32 * nc, 24: 32 * nc, 25: 16 * nc, 28: 32 * nc,
-               29: 16 * nc}.get(encoding)
+    row_len = {0: 4 * cols, 1: 2 * cols, 2: 32 * nb, 3: 32 * nc, 4: 32 * nc, 28: 32 * nc, 29: 16 * nc}.get(encoding)
     assert len(data) == at + (starts[rows] if starts else rows * row_len)
     out = []
     for r in range(rows):
         row = data[at + starts[r]:at + starts[r + 1]] if starts else data[at + r * row_len:at + (r + 1) * row_len]
-        values = row_values(row, data[r * nc * 8:(r + 1) * nc * 8], cols, encoding)
+        bits = data[r * nc * 8:(r + 1) * nc * 8]
         if scales:
-            values = [f32(v * scales[r * nb + c // 32]) for c, v in enumerate(values)]
+            stored = row_values(row, bits, 32 * nb, encoding)
+            values = [f32(stored[stored_column(c, nb)] * scales[r * nb + c // 32]) for c in range(cols)]
+        else:
+            values = row_values(row, bits, cols, encoding)
         out += values
     return out
 
 
+def stored_column(c, nb):
+    if c >= nb // 8 * 256:
+        return c
+    return c // 256 * 256 + (c % 32 // 4 * 8 + c % 256 // 32) * 4 + c % 4
+
+
 def row_values(row, bits, cols, encoding):
-    """Numbers, or integers that wait for their scales, of all columns of a row."""
+    """Numbers of all columns of a row, or integers, as they are stored, that wait for their scales."""
     def bit(c):
         return bits[c // 8] >> c % 8 & 1
 
@@ -144,7 +152,7 @@ def row_values(row, bits, cols, encoding):
             for j in range(32):
                 at = 32 * (j // 16) + 8 * (j % 4) + 2 * (j % 16 // 4)
                 place = bits[chunk * 8 + at // 8] >> at % 8 & 3
-                c = chunk * 64 + (0, 32, 16, 48)[j // 8] + j % 8 // 2 * 4 + place
+                c = chunk * 64 + j % 4 // 2 * 32 + j // 4 * 4 + place
                 if encoding == 28:
                     out[c] = struct.unpack_from("<b", row, chunk * 32 + j)[0]
                 else:
@@ -154,20 +162,17 @@ def row_values(row, bits, cols, encoding):
     passed = {}
     for c in (c for c in range(cols) if bit(c)):
         chunk, block = c // 64, c // 32
+        stream = 0
         if encoding == 18:
             stream = block % 2 if nc % 2 and chunk == nc - 1 else chunk % 2
-        else:
-            stream = block if encoding == 25 else 0
         nth = passed.get(stream, 0)
         passed[stream] = nth + 1
         if encoding == 16:
             out[c] = struct.unpack_from("<e", row, 2 * nth)[0]
-        elif encoding in (17, 24):
+        elif encoding == 17:
             out[c] = struct.unpack_from("<b", row, nth)[0]
-        elif encoding == 18:
-            out[c] = LEVELS[nibble(nth, stream)]
         else:
-            out[c] = LEVELS[nibble(chunk * 16 + nth, block % 2)]
+            out[c] = LEVELS[nibble(nth, stream)]
     if encoding == 18:
         assert len(row) == max(passed.values(), default=0)
     return out

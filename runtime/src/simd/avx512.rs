@@ -51,7 +51,6 @@ const PANEL_FROM: usize = 8;
 const TOKENS: usize = 8;
 /// Codes as unsigned bytes are this much larger.
 const RAISE: i8 = -128;
-const SHIFT_BITS: u32 = 7;
 
 /// 16 levels, raised, four times over: a byte permutation by six bits then needs only four of them right.
 #[repr(align(64))]
@@ -196,19 +195,23 @@ unsafe fn join(halves: [__m256i; 2]) -> __m512i {
     unsafe { _mm512_inserti64x4::<1>(_mm512_castsi256_si512(halves[0]), halves[1]) }
 }
 
-/// Sums of gathered chunks, where those of whole ones are.
+/// Adds 2:4 codes, not raised, times the activations at their places.
 ///
 /// # Safety
-/// This ISA.
+/// This ISA; 64 codes at every `x`.
 #[inline(always)]
-unsafe fn joined<const N: usize>(sums: [[__m256i; 2]; N]) -> [__m512i; N] {
+unsafe fn gather<const N: usize>(mut acc: [__m512i; N], places: u64, w: __m256i, x: [*const i8; N]) -> [__m512i; N] {
     // SAFETY: the caller's promise.
     unsafe {
-        let mut dots = [_mm512_setzero_si512(); N];
+        let places = avx2::places_2_of_4(places);
         for t in 0..N {
-            dots[t] = join(sums[t]);
+            let picked = avx2::pick(places, x[t]);
+            // Activations are never -128, so that their magnitude may be the unsigned side.
+            let signed = _mm256_sign_epi8(w, picked);
+            let sums = _mm256_dpbusd_epi32(_mm512_castsi512_si256(acc[t]), _mm256_abs_epi8(picked), signed);
+            acc[t] = _mm512_zextsi256_si512(sums);
         }
-        dots
+        acc
     }
 }
 
@@ -331,6 +334,7 @@ impl Panel<'_> {
         let vectors: [Vector; N] = std::array::from_fn(|t| x.vector(first + t));
         assert!(self.codes.len() >= self.blocks * BLOCK * PANEL && self.scales.len() >= self.blocks * PANEL);
         assert!(self.blocks <= x.stride() && out.len() >= N * self.height && self.height <= PANEL);
+        let whole = self.blocks / LANES * LANES;
         let mut lanes = [[_mm512_setzero_ps(); N]; LANES];
         // SAFETY: the caller's promise; blocks stay below `self.blocks`, sizes are asserted above.
         unsafe {
@@ -338,7 +342,13 @@ impl Panel<'_> {
                 let mut acc = [_mm512_setzero_ps(); N];
                 for b in (lane..self.blocks).step_by(LANES) {
                     let mut dots = [_mm512_setzero_si512(); N];
-                    for q in b * 8..b * 8 + 8 {
+                    for (dots, x) in dots.iter_mut().zip(&vectors) {
+                        *dots = _mm512_set1_epi32(*x.lifts.get_unchecked(b));
+                    }
+                    // The quads of a block of a whole group lie eight apart.
+                    let (first, step) = if b < whole { ((b - lane) * LANES + lane, LANES) } else { (b * LANES, 1) };
+                    for k in 0..BLOCK / 4 {
+                        let q = first + k * step;
                         let w = _mm512_loadu_si512(self.codes.as_ptr().add(q * 64).cast());
                         for (dots, x) in dots.iter_mut().zip(&vectors) {
                             let four = x.codes.as_ptr().add(q * 4).cast::<i32>().read_unaligned();
@@ -347,10 +357,8 @@ impl Panel<'_> {
                     }
                     let w_scales = _mm512_loadu_ps(self.scales.as_ptr().add(b * PANEL));
                     for ((dots, x), acc) in dots.iter().zip(&vectors).zip(&mut acc) {
-                        let raised = _mm512_set1_epi32(x.sums.get_unchecked(b) << SHIFT_BITS);
                         let scale = _mm512_mul_ps(w_scales, _mm512_set1_ps(*x.scales.get_unchecked(b)));
-                        let dots = _mm512_cvtepi32_ps(_mm512_sub_epi32(*dots, raised));
-                        *acc = _mm512_add_ps(*acc, _mm512_mul_ps(dots, scale));
+                        *acc = _mm512_add_ps(*acc, _mm512_mul_ps(_mm512_cvtepi32_ps(*dots), scale));
                     }
                 }
                 *sums = acc;
@@ -372,6 +380,7 @@ impl Panel<'_> {
 impl Isa for Avx512 {
     const WIDE: bool = true;
     type Chunk = __m512i;
+    type Acc = __m512i;
     type Dots = __m512i;
     type Lanes = __m256;
 
@@ -428,25 +437,6 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn q8_keep_16_of_32(mask: u64, values: *const u8) -> __m512i {
-        // SAFETY: the caller's promise. Each block's 16 values are the next 16.
-        unsafe {
-            let stored = _mm512_zextsi256_si512(_mm256_loadu_si256(values.cast()));
-            unsigned(_mm512_maskz_expand_epi8(mask, stored))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn q4_keep_16_of_32(mask: u64, values: *const u8) -> __m512i {
-        // SAFETY: the caller's promise. As above, once the high nibbles are moved behind the low ones.
-        unsafe {
-            let both = _mm256_broadcastsi128_si256(_mm_loadu_si128(values.cast()));
-            let stored = _mm512_zextsi256_si512(_mm256_srlv_epi64(both, _mm256_setr_epi64x(0, 0, 4, 4)));
-            levels(&SPARSE_LEVELS, _mm512_maskz_expand_epi8(mask, stored))
-        }
-    }
-
-    #[inline(always)]
     unsafe fn q8_keep_2_of_4(places: u64, values: *const u8) -> __m512i {
         // SAFETY: the caller's promise.
         unsafe { unsigned(join(Avx2::<false>::q8_keep_2_of_4(places, values))) }
@@ -465,21 +455,45 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn start(lifts: *const i32, gathers: bool) -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if gathers { _mm512_setzero_si512() } else { _mm512_zextsi256_si512(_mm256_loadu_si256(lifts.cast())) }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add(acc: __m512i, chunk: __m512i, x: *const i8) -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_dpbusd_epi32(acc, chunk, _mm512_loadu_si512(x.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn gather_q8<const N: usize>(
+        acc: [__m512i; N],
+        places: u64,
+        values: *const u8,
+        x: [*const i8; N],
+    ) -> [__m512i; N] {
+        // SAFETY: the caller's promise.
+        unsafe { gather(acc, places, _mm256_loadu_si256(values.cast()), x) }
+    }
+
+    #[inline(always)]
+    unsafe fn gather_q4<const N: usize>(
+        acc: [__m512i; N],
+        places: u64,
+        values: *const u8,
+        x: [*const i8; N],
+    ) -> [__m512i; N] {
+        // SAFETY: the caller's promise.
+        unsafe { gather(acc, places, avx2::levels::<false>(avx2::low_then_high(values)), x) }
+    }
+
+    #[inline(always)]
     unsafe fn multiply(chunk: __m512i, x: *const i8) -> __m512i {
         // SAFETY: the caller's promise.
         unsafe { _mm512_dpbusd_epi32(_mm512_setzero_si512(), chunk, _mm512_loadu_si512(x.cast())) }
-    }
-
-    #[inline(always)]
-    unsafe fn gather_q8<const N: usize>(places: u64, values: *const u8, x: [*const i8; N]) -> [__m512i; N] {
-        // SAFETY: the caller's promise.
-        unsafe { joined(Avx2::<false>::gather_q8(places, values, x)) }
-    }
-
-    #[inline(always)]
-    unsafe fn gather_q4<const N: usize>(places: u64, values: *const u8, x: [*const i8; N]) -> [__m512i; N] {
-        // SAFETY: the caller's promise.
-        unsafe { joined(Avx2::<false>::gather_q4(places, values, x)) }
     }
 
     #[inline(always)]
@@ -507,23 +521,26 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn add_group(
-        acc: __m256,
+    unsafe fn add_group(lanes: __m256, acc: __m512i, w_scales: __m256, x_scales: *const f32) -> __m256 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let sums = _mm256_add_epi32(_mm512_castsi512_si256(acc), _mm512_extracti64x4_epi64::<1>(acc));
+            Avx2::<false>::add_group(lanes, sums, w_scales, x_scales)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_last_group(
+        lanes: __m256,
         dots: &[__m512i; GROUP],
-        gathered: bool,
         w_scales: __m256,
         x_scales: *const f32,
-        x_sums: *const i32,
+        lifts: *const i32,
     ) -> __m256 {
         // SAFETY: the caller's promise.
         unsafe {
-            let mut sums = sum_blocks(*dots);
-            if !gathered {
-                let raised = _mm256_slli_epi32::<{ SHIFT_BITS as i32 }>(_mm256_loadu_si256(x_sums.cast()));
-                sums = _mm256_sub_epi32(sums, raised);
-            }
-            let scales = _mm256_mul_ps(w_scales, _mm256_loadu_ps(x_scales));
-            _mm256_add_ps(acc, _mm256_mul_ps(_mm256_cvtepi32_ps(sums), scales))
+            let sums = _mm256_add_epi32(sum_blocks(*dots), _mm256_loadu_si256(lifts.cast()));
+            Avx2::<false>::add_group(lanes, sums, w_scales, x_scales)
         }
     }
 
