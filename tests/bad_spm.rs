@@ -292,7 +292,11 @@ const RAW: &[(&str, RawEdit, &str)] = &[
     ("cut in the data", |f| f.truncate(70_000), "the file has 70000 bytes and should have"),
     ("one byte short", |f| f.truncate(f.len() - 1), "it was cut or appended to"),
     ("one byte long", |f| f.push(0), "it was cut or appended to"),
-    ("version 1", |f| f[8] = 1, "version 1 of the sparse model file, this program reads version 2; update it, or prune"),
+    (
+        "version 1",
+        |f| f[8] = 1,
+        "version 1 of the sparse model file, this program reads version 2; update it, or prune",
+    ),
     ("version 3", |f| f[8] = 3, "version 3 of the sparse model file, this program reads version 2"),
     ("header damaged", |f| f[30] ^= 1, "header: checksum is"),
     ("table damaged", |f| f[70] ^= 1, "header: checksum is"),
@@ -323,7 +327,11 @@ const RAW: &[(&str, RawEdit, &str)] = &[
 /// Opens, but `spm verify` finds it.
 const CONTENT: &[(&str, Edit, &str)] = &[
     ("another weight", |p| p.put("DATA", 3, &[7]), "tensor `token_embd.weight`: checksum is"),
-    ("other kept count", |p| p.set_entry("blk.0.attn_q.weight", KEPT, &[100, 0]), "weights are kept, the table says 100"),
+    (
+        "other kept count",
+        |p| p.set_entry("blk.0.attn_q.weight", KEPT, &[100, 0]),
+        "weights are kept, the table says 100",
+    ),
 ];
 
 fn valid() -> Vec<u8> {
