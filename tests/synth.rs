@@ -77,7 +77,7 @@ fn the_dense_file_has_the_same_weights_and_shape() {
 #[test]
 fn quantized_dense_files_have_the_types_asked_for() {
     let folder = tempfile::tempdir().unwrap();
-    for (kind, head, expected) in [("Q8_0", "q4", "Q4_0"), ("Q4_0", "q8", "Q8_0"), ("Q8_0", "q5", "Q5_0")] {
+    for (kind, head, expected) in [("Q8_0", "q4", "Q4_0"), ("Q4_0", "q5", "Q5_0"), ("F16", "q8", "Q8_0")] {
         let path = folder.path().join(format!("{kind}.gguf"));
         synth(&path, &["--gguf", kind, "--head", head]);
         let model = GgufModel::open(&path).unwrap();
