@@ -33,6 +33,7 @@ pub(super) fn detect() -> Option<&'static Kernels> {
 /// For ISAs that contain this one, too.
 pub(super) static KERNELS: Kernels = Kernels {
     name: "avx2",
+    tiled_from: usize::MAX,
     rows_i8: checked!(rows_i8(m, rows, x, scratch, out)),
     rows_f32: checked!(rows_f32(m, rows, x, scratch, out)),
     quantize: checked!(quantize(x, codes, scales, lifts)),

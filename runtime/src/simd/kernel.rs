@@ -166,7 +166,33 @@ pub struct Codes {
     /// -128 times the sum of the codes of every block, for kernels that raise weights by 128.
     lifts: Vec<i32>,
     padded: Vec<f32>,
+    tiles: Tiles,
 }
+
+/// The vectors once more, in tiles of [`TILE`], block by block, for kernels that multiply panels of rows with them: of
+/// a block first its first four codes of every vector, then the next four. The last tile is filled up with whatever.
+#[derive(Default)]
+pub(super) struct Tiles {
+    codes: Aligned<i8>,
+    scales: Vec<f32>,
+    lifts: Vec<i32>,
+    /// Blocks of a vector.
+    stride: usize,
+}
+
+/// One tile of [`Tiles`].
+#[derive(Clone, Copy)]
+pub(super) struct Tile<'a> {
+    /// `4 * TILE` bytes for each four columns, eight times a block.
+    pub(super) codes: &'a [i8],
+    /// `TILE` a block.
+    pub(super) scales: &'a [f32],
+    /// `TILE` a block.
+    pub(super) lifts: &'a [i32],
+}
+
+/// Vectors that are multiplied together with a panel: as many as there are registers for.
+pub(super) const TILE: usize = 6;
 
 /// One vector of [`Codes`].
 #[derive(Clone, Copy)]
@@ -199,6 +225,44 @@ impl Codes {
             let codes = &mut self.codes[blocks.start * BLOCK..blocks.end * BLOCK];
             kernels.quantize(&self.padded, codes, &mut self.scales[blocks.clone()], &mut self.lifts[blocks]);
             reorder(codes, cols.div_ceil(BLOCK));
+        }
+        if self.n >= kernels.tiled_from {
+            self.fill_tiles();
+        }
+    }
+
+    fn fill_tiles(&mut self) {
+        let Codes { n, cols, stride, codes, scales, lifts, tiles, .. } = self;
+        let blocks = n.div_ceil(TILE) * *stride;
+        tiles.stride = *stride;
+        tiles.codes.resize(blocks * BLOCK * TILE);
+        tiles.scales.resize(blocks * TILE, 0.0);
+        tiles.lifts.resize(blocks * TILE, 0);
+        let whole = cols.div_ceil(BLOCK) / LANES * LANES;
+        let to = tiles.codes.as_chunks_mut::<4>().0;
+        for t in 0..*n {
+            let (tile, nth) = (t / TILE * *stride, t % TILE);
+            let quads = codes[t * *stride * BLOCK..][..*stride * BLOCK].as_chunks::<4>().0;
+            for b in 0..*stride {
+                // The quads of a block of a whole group lie eight apart.
+                let (first, step) = if b < whole { (b / LANES * 64 + b % LANES, 8) } else { (b * 8, 1) };
+                for k in 0..8 {
+                    to[((tile + b) * 8 + k) * TILE + nth] = quads[first + k * step];
+                }
+                tiles.scales[(tile + b) * TILE + nth] = scales[t * *stride + b];
+                tiles.lifts[(tile + b) * TILE + nth] = lifts[t * *stride + b];
+            }
+        }
+    }
+
+    /// The `nth` tile; there must be tiles.
+    pub(super) fn tile(&self, nth: usize) -> Tile<'_> {
+        let blocks = nth * self.tiles.stride..(nth + 1) * self.tiles.stride;
+        let numbers = blocks.start * TILE..blocks.end * TILE;
+        Tile {
+            codes: &self.tiles.codes[numbers.start * BLOCK..numbers.end * BLOCK],
+            scales: &self.tiles.scales[numbers.clone()],
+            lifts: &self.tiles.lifts[numbers],
         }
     }
 
@@ -244,11 +308,6 @@ impl Scratch {
         let blocks = cols.div_ceil(BLOCK).next_multiple_of(LANES);
         self.codes.fit(rows * blocks * BLOCK + OVERRUN);
         self.scales.fit(rows * blocks);
-    }
-
-    /// Room for a packed panel of `rows` rows.
-    pub(super) fn fit_packed(&mut self, rows: usize, cols: usize) {
-        self.packed.fit(rows * cols.div_ceil(BLOCK).next_multiple_of(LANES) * BLOCK);
     }
 }
 

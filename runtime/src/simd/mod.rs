@@ -39,6 +39,8 @@ pub(crate) use kernel::{PAD, PANEL};
 /// One instruction set's loops. Functions are private: callers go through the checked methods.
 pub struct Kernels {
     name: &'static str,
+    /// From how many vectors on they are wanted in tiles, too.
+    tiled_from: usize,
     rows_i8: fn(&Matrix, Range<usize>, &Codes, &mut Scratch, &mut [f32]),
     rows_f32: fn(&Matrix, Range<usize>, &[f32], &mut Scratch, &mut [f32]),
     quantize: fn(&[f32], &mut [i8], &mut [f32], &mut [i32]),

@@ -15,6 +15,7 @@ use crate::ops;
 pub(super) fn detect() -> Option<&'static Kernels> {
     static KERNELS: Kernels = Kernels {
         name: "portable",
+        tiled_from: usize::MAX,
         rows_i8,
         rows_f32,
         quantize,
