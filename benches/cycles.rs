@@ -14,7 +14,7 @@ use runtime::simd::{self, Codes, Kernels, Scratch};
 use spm::{Encoding, Matrix};
 
 /// Vectors and shape: 16 KB of weights as bytes for one or few vectors; for many, two panels of rows.
-const CASES: [(usize, (usize, usize)); 3] = [(1, (8, 2048)), (4, (8, 2048)), (96, (32, 1024))];
+const CASES: [(usize, (usize, usize)); 4] = [(1, (8, 2048)), (1, (28, 576)), (1, (18, 896)), (96, (32, 1024))];
 const SPARSITIES: [f32; 2] = [0.5, 0.7];
 const TRIES: usize = 400;
 

@@ -201,10 +201,10 @@ impl Isa for Portable {
         f32x8::ZERO
     }
 
-    unsafe fn half_scales(stored: *const u8) -> f32x8 {
+    unsafe fn half_scales(stored: *const u8, n: usize) -> f32x8 {
         // SAFETY: the caller's promise.
         let halves = unsafe { bytes::<16>(stored) };
-        let half = |i: usize| f16::from_le_bytes([halves[2 * i], halves[2 * i + 1]]).to_f32();
+        let half = |i: usize| if i < n { f16::from_le_bytes([halves[2 * i], halves[2 * i + 1]]).to_f32() } else { 0.0 };
         f32x8::from(std::array::from_fn::<f32, LANES, _>(half))
     }
 
