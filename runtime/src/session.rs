@@ -51,12 +51,14 @@ impl Session {
             n => n,
         };
         let cache = || KvCache::new(c, context, options.kv);
+        let mut ws = Workspace::new(model.engine());
+        ws.reserve(context);
         Ok(Session {
             caches: (0..c.n_layers).map(|_| cache()).collect::<Result<_, _>>()?,
             context,
             batch: options.batch.max(1),
             position: 0,
-            ws: Workspace::new(model.engine()),
+            ws,
             io: LayerIo::default(),
             logits: zeroed("the logits", c.vocab_size)?,
             model: Arc::clone(model),
