@@ -36,7 +36,7 @@ pub struct BenchArgs {
     /// Tokens written one by one, a test each; 0 for none
     #[arg(short = 'n', long, value_name = "N", value_delimiter = ',', default_value = "128", value_parser = tokens())]
     pub n_gen: Vec<u32>,
-    /// Threads, a row each [default: one a core]
+    /// Threads, a row each [default: one a core; where cores differ, one a big core]
     #[arg(short, long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=512))]
     pub threads: Vec<u16>,
     /// Measurements of each test

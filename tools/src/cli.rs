@@ -15,7 +15,7 @@ use crate::process;
 /// How a model is run.
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
-    /// Threads [default: one a core]
+    /// Threads [default: one a core; where cores differ, one a big core]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=512))]
     pub threads: Option<u16>,
     /// Full-precision activations: slow, the reference for comparisons

@@ -1,6 +1,9 @@
 //! What the operating system knows of this process and this machine.
 
+mod cores;
+
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -33,9 +36,11 @@ pub fn check_memory(what: &str, needed: u64, advice: &str) -> Result<(), Failure
     }
 }
 
-/// Threads to use unless told otherwise: one a core that this process may run on.
+/// Threads to use unless told otherwise: one a core that this process may run on, not counting small cores beside big
+/// ones, and no more than a limit on its CPU time allows.
 pub fn default_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    cores::usable_cores(Path::new("/")).map_or(cpus, |cores| cores.clamp(1, cpus))
 }
 
 /// Bytes for people.
