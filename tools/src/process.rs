@@ -40,6 +40,11 @@ fn room_in(group: &Path) -> Option<u64> {
     Some(limit.saturating_sub(used))
 }
 
+/// Whether the system gives huge pages to memory that asks for them.
+pub fn has_huge_pages() -> bool {
+    fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").is_ok_and(|mode| !mode.contains("[never]"))
+}
+
 /// Size of the largest cache that cores share, in bytes; `None` where the system does not say.
 pub fn last_level_cache() -> Option<u64> {
     let folder = fs::read_dir("/sys/devices/system/cpu/cpu0/cache").ok()?;

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use spm::synthetic::SyntheticModel;
-use spm::{Bytes, Checkpoint, Error, SparseModel, SpmWriter, WriterOptions};
+use spm::{Bytes, Checkpoint, Error, Load, SparseModel, SpmWriter, WriterOptions};
 
 #[test]
 fn what_is_written_is_read() {
@@ -31,6 +31,42 @@ fn what_is_written_is_read() {
         assert_eq!(model.tensor(&name).unwrap().kept, written.kept(), "{name}");
     }
     assert!(model.matrix("blk.9.attn_q.weight").is_none());
+}
+
+#[test]
+fn a_copy_is_apart_from_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.spm");
+    common::write(&path);
+    let bytes = fs::read(&path).unwrap();
+    let copy = Bytes::load(&path, Load::Arena).unwrap();
+    let model = SparseModel::open_with(&path, Load::Arena).unwrap();
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
+    assert!(*copy == bytes, "other bytes");
+    assert_eq!(copy.as_ptr().addr() % (2 << 20), 0);
+    model.verify().unwrap();
+    let written = common::matrices(&SyntheticModel::tiny(1));
+    for (name, written) in written {
+        let read = model.matrix(&name).unwrap();
+        assert!(!read.is_mapped(), "{name} is the file's own");
+        assert_eq!(read.stored_bytes(), written.stored_bytes(), "{name}");
+    }
+}
+
+#[test]
+fn what_cannot_be_copied() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.spm");
+    let load = || Bytes::load(&path, Load::Arena);
+    assert!(matches!(load(), Err(Error::Io { action: "open", .. })));
+    fs::write(&path, b"").unwrap();
+    assert!(load().unwrap().is_empty());
+    assert!(matches!(Bytes::load(folder.path(), Load::Arena), Err(Error::NotAFile { .. })));
+    // More than any address space, in a file that takes no room; some file systems do not make it.
+    if fs::File::create(&path).unwrap().set_len(1 << 47).is_ok() {
+        let error = load().unwrap_err();
+        assert!(matches!(error, Error::OutOfMemory { bytes, .. } if bytes == 1 << 47), "{error}");
+    }
 }
 
 #[test]
