@@ -153,11 +153,9 @@ impl Session {
         let engine = model.engine();
         io.resize(engine, tokens.len());
         embed(model.embedding(), tokens, &mut io.hidden)?;
-        engine.pool().enter(|| {
-            for (layer, cache) in model.layers().iter().zip(caches) {
-                layer.forward(engine, ws, cache, *position, io);
-            }
-        });
+        for (layer, cache) in model.layers().iter().zip(caches) {
+            layer.forward(engine, ws, cache, *position, io);
+        }
         self.position += tokens.len();
         Ok(())
     }
@@ -172,7 +170,6 @@ impl Session {
         for (hidden, x) in hidden[first * c.dim..].chunks_exact(c.dim).zip(x.chunks_exact_mut(c.dim)) {
             model.engine().kernels().rms_norm(hidden, model.norm(), c.norm_eps, x);
         }
-        let engine = model.engine();
-        engine.pool().enter(|| ws.product(engine, model.head(), x, logits));
+        ws.product(model.engine(), model.head(), x, logits);
     }
 }
