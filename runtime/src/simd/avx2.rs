@@ -7,7 +7,7 @@ use half::f16;
 use spm::levels::SPARSE_Q4_LEVELS;
 use spm::{BLOCK, Matrix};
 
-use super::kernel::{self, Codes, GROUP, Isa, Scratch};
+use super::kernel::{self, Codes, GROUP, Isa, LANES, Scratch};
 use super::{Aligned, Cached, Kernels, Queries, attention, float, sum_lanes};
 use crate::ops;
 
@@ -469,6 +469,12 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
             let sums = _mm256_add_epi32(Self::start(lifts, false), sum_each([a, b, c, d, e, f, g, h]));
             Self::add_group(lanes, sums, w_scales, x_scales)
         }
+    }
+
+    #[inline(always)]
+    unsafe fn store_lanes(lanes: __m256, out: &mut [f32; LANES]) {
+        // SAFETY: the caller's promise; there are eight.
+        unsafe { _mm256_storeu_ps(out.as_mut_ptr(), lanes) }
     }
 
     #[inline(always)]

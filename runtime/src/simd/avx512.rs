@@ -226,26 +226,28 @@ unsafe fn panels(m: &Matrix, rows: Range<usize>, x: &Codes, scratch: &mut Scratc
     let size = x.stride() * PANEL;
     scratch.packed.fit(2 * size * BLOCK);
     scratch.scales.fit(2 * size);
+    scratch.tile.fit(size);
     let n = x.n();
     for (first, out) in rows.step_by(2 * PANEL).zip(out.chunks_mut(2 * PANEL * n)) {
         let (upper, lower) = out.split_at_mut(out.len().min(PANEL * n));
         // SAFETY: the ISA is the caller's promise; scratch was fitted to two panels.
         unsafe {
-            let Scratch { codes, packed, scales, .. } = scratch;
-            turn_rows(m, first, upper.len() / n, x.stride(), codes, packed, scales);
+            let Scratch { codes, packed, scales, tile } = scratch;
+            let (there, following) = (first + upper.len() / n, first + (upper.len() + lower.len()) / n);
+            turn_rows(m, first..there, x.stride(), codes, tile, packed, scales);
             if lower.is_empty() {
                 times_all::<1>(m.blocks(), x, packed, scales, [upper]);
             } else {
                 let (packed_lower, scales_lower) = (&mut packed[size * BLOCK..], &mut scales[size..]);
-                turn_rows(m, first + PANEL, lower.len() / n, x.stride(), codes, packed_lower, scales_lower);
+                turn_rows(m, there..following, x.stride(), codes, tile, packed_lower, scales_lower);
                 times_all::<2>(m.blocks(), x, packed, scales, [upper, lower]);
             }
         }
     }
 }
 
-/// Expands `height` rows and turns them: `packed` gets, for every four columns, block by block, those of 16 rows;
-/// `scales`, for every block, those of 16 rows. What rows past `height` get is of no matter.
+/// Expands up to 16 rows and turns them: `packed` gets, for every four columns, block by block, those of 16 rows;
+/// `scales`, for every block, those of 16 rows. What rows past the last get is of no matter.
 ///
 /// # Safety
 /// This ISA; `stride` is the row's blocks in whole groups.
@@ -253,10 +255,10 @@ unsafe fn panels(m: &Matrix, rows: Range<usize>, x: &Codes, scratch: &mut Scratc
 #[inline]
 unsafe fn turn_rows(
     m: &Matrix,
-    first: usize,
-    height: usize,
+    rows: Range<usize>,
     stride: usize,
     codes: &mut [i8],
+    by_row: &mut [f32],
     packed: &mut [i8],
     scales: &mut [f32],
 ) {
@@ -265,7 +267,7 @@ unsafe fn turn_rows(
     // SAFETY: the caller's promise; sizes are asserted above; a row is `width` codes, a multiple of 256, and `stride`
     // scales.
     unsafe {
-        kernel::store_rows::<Avx512>(m, first..first + height, width, codes);
+        kernel::store_rows::<Avx512>(m, rows.clone(), width, codes);
         for c in 0..width / 64 {
             let rows =
                 std::array::from_fn(|r| unsigned(_mm512_loadu_si512(codes.as_ptr().add(r * width + c * 64).cast())));
@@ -276,9 +278,30 @@ unsafe fn turn_rows(
             }
         }
     }
-    for r in 0..height {
-        let of_row = m.scales(first + r);
-        (0..m.blocks()).for_each(|b| scales[b * PANEL + r] = of_row.get(b));
+    // SAFETY: as above.
+    unsafe { turn_scales(m, rows, stride, by_row, scales) }
+}
+
+/// `scales` gets, for every block, those of 16 rows; `by_row` is where they lie meanwhile.
+///
+/// # Safety
+/// This ISA; both have room for a panel of `stride` blocks a row.
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,popcnt")]
+#[inline]
+unsafe fn turn_scales(m: &Matrix, rows: Range<usize>, stride: usize, by_row: &mut [f32], scales: &mut [f32]) {
+    assert!(by_row.len() >= PANEL * stride && scales.len() >= PANEL * stride);
+    // SAFETY: the caller's promise; a step is eight blocks of 16 rows, of which there are `stride / 8`.
+    unsafe {
+        kernel::store_scales::<Avx512>(m, rows, stride, by_row);
+        for b in (0..stride).step_by(LANES) {
+            let mut eight = [_mm512_setzero_si512(); PANEL];
+            for (r, eight) in eight.iter_mut().enumerate() {
+                *eight = _mm512_zextsi256_si512(_mm256_loadu_si256(by_row.as_ptr().add(r * stride + b).cast()));
+            }
+            for (i, of_rows) in turn(eight).into_iter().take(LANES).enumerate() {
+                _mm512_storeu_si512(scales.as_mut_ptr().add((b + i) * PANEL).cast(), of_rows);
+            }
+        }
     }
 }
 
@@ -588,6 +611,12 @@ impl Isa for Avx512 {
             let sums = _mm256_add_epi32(sum_blocks(*dots), _mm256_loadu_si256(lifts.cast()));
             Avx2::<false>::add_group(lanes, sums, w_scales, x_scales)
         }
+    }
+
+    #[inline(always)]
+    unsafe fn store_lanes(lanes: __m256, out: &mut [f32; LANES]) {
+        // SAFETY: the caller's promise.
+        unsafe { Avx2::<false>::store_lanes(lanes, out) }
     }
 
     #[inline(always)]

@@ -126,6 +126,9 @@ pub(super) trait Isa: Sized {
         lifts: *const i32,
     ) -> Self::Lanes;
 
+    /// Writes eight singles.
+    unsafe fn store_lanes(lanes: Self::Lanes, out: &mut [f32; LANES]);
+
     /// As `sum_lanes`.
     unsafe fn sum(lanes: Self::Lanes) -> f32;
 
@@ -456,6 +459,45 @@ unsafe fn store<I: Isa, C: Chunks<I>>(m: &Rows, row: usize, codes: &mut [i8]) {
                 chunks.prefetch(i);
             }
             I::store(chunks.last(i), codes.as_mut_ptr().add(i * CHUNK));
+        }
+    }
+}
+
+/// Writes the scales of rows as singles, each whole groups, `stride` apart; what follows a row's last block is of no
+/// matter.
+///
+/// # Safety
+/// The CPU has ISA `I`.
+#[inline(always)]
+pub(super) unsafe fn store_scales<I: Isa>(m: &Matrix, rows: Range<usize>, stride: usize, scales: &mut [f32]) {
+    // SAFETY: the caller's promise.
+    unsafe { read::<I, _>(m, StoreScales { rows, stride, scales }) }
+}
+
+struct StoreScales<'a> {
+    rows: Range<usize>,
+    stride: usize,
+    scales: &'a mut [f32],
+}
+
+impl<I: Isa> Reader<I> for StoreScales<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn read<C: Chunks<I>>(self, m: &Rows) {
+        for (i, row) in self.rows.enumerate() {
+            let out = &mut self.scales[i * self.stride..][..m.blocks.next_multiple_of(LANES)];
+            let stored = m.scales::<I>(row, C::HALVES);
+            for (g, out) in out.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+                let first = g * LANES;
+                // SAFETY: the caller's promise; the row has such a group.
+                unsafe {
+                    match m.blocks - first {
+                        LANES.. => I::store_lanes(stored.group(first), out),
+                        _ => I::store_lanes(stored.last_group(first, m.blocks), out),
+                    }
+                }
+            }
         }
     }
 }

@@ -7,8 +7,11 @@
 //! int8 activations) every kernel gives the same bits: the dot product of a block of 32 is an exact integer;
 //! block `b` is added to lane `b mod 8` as `lane += dot * (weight_scale * x_scale)`, multiplied and added
 //! separately (not fused); the lanes are summed by `sum_lanes`. Norms follow the same rule with lane `i mod 8`;
-//! attention sums in order of the index, see `attention`. Only the f32 product may fuse and so may differ between ISAs in the last bits; inside
-//! one kernel it is the same for any batch size and any encoding of the same values.
+//! attention sums in order of the index, see `attention`. Only the f32 product may fuse and so
+//! may differ between ISAs in the last bits; inside one kernel it is the same for any batch size and any encoding of the same values.
+
+// Loops over registers go over several arrays by one index, and have to be seen whole to be unrolled.
+#![allow(clippy::needless_range_loop)]
 
 mod aligned;
 mod attention;
@@ -36,6 +39,9 @@ pub(crate) use aligned::Aligned;
 pub(crate) use attention::{Cached, KEY_BLOCK, Queries};
 pub(crate) use kernel::{PAD, PANEL};
 
+/// As [`Kernels::quantize`].
+type Quantize = fn(&[f32], &mut [i8], &mut [f32], &mut [i32]);
+
 /// One instruction set's loops. Functions are private: callers go through the checked methods.
 pub struct Kernels {
     name: &'static str,
@@ -43,7 +49,7 @@ pub struct Kernels {
     tiled_from: usize,
     rows_i8: fn(&Matrix, Range<usize>, &Codes, &mut Scratch, &mut [f32]),
     rows_f32: fn(&Matrix, Range<usize>, &[f32], &mut Scratch, &mut [f32]),
-    quantize: fn(&[f32], &mut [i8], &mut [f32], &mut [i32]),
+    quantize: Quantize,
     scores: fn(&Queries, Cached, &mut Aligned<f32>, &mut [f32]),
     mix: fn(&Queries, Cached, &mut Aligned<f32>, &[f32], &mut [f32]),
     softmax: fn(&mut [f32], f32),

@@ -250,6 +250,10 @@ impl Isa for Portable {
         unsafe { add_scaled(lanes, std::array::from_fn(|b| dots[b / 2][b % 2] as f32), w_scales, x_scales) }
     }
 
+    unsafe fn store_lanes(lanes: f32x8, out: &mut [f32; LANES]) {
+        *out = lanes.to_array();
+    }
+
     unsafe fn sum(lanes: f32x8) -> f32 {
         sum_lanes(lanes.to_array())
     }
