@@ -132,6 +132,14 @@ pub(super) trait Isa: Sized {
     #[inline(always)]
     fn prefetch(_at: *const u8) {}
 
+    /// The same of some lines from `from` on.
+    #[inline(always)]
+    fn prefetch_lines(from: *const u8, lines: usize) {
+        for line in 0..lines {
+            Self::prefetch(from.wrapping_add(64 * line));
+        }
+    }
+
     /// Dot products of `R` rows of `w` (`stride` apart) with `N` vectors of `x` (`stride` apart), `out[r][t]`.
     ///
     /// # Safety
@@ -649,9 +657,7 @@ fixed_chunks!(Q4Keep2Of4, 16, false, I::q4_keep_2_of_4, gather_q4);
 
 #[inline(always)]
 fn prefetch_lines<I: Isa>(from: *const u8, lines: usize) {
-    for line in 0..lines {
-        I::prefetch(from.wrapping_add(64 * line));
-    }
+    I::prefetch_lines(from, lines);
 }
 
 struct Q8 {
