@@ -5,19 +5,19 @@
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use kernel_benches::{noise, sparse_or_dense};
 use runtime::simd::{self, Codes, Kernels, Scratch};
-use spm::encode::encode;
-use spm::{Encoding, Mask, Matrix};
+use spm::{Encoding, Matrix};
 
 /// SmolLM2-135M's and Qwen2.5-0.5B's up projections.
 const SHAPES: [(usize, usize); 2] = [(1536, 576), (4864, 896)];
-/// One token (decode) and a batch (prefill).
-const BATCHES: [usize; 2] = [1, 64];
+/// One token (decode), a few (speculation), a batch (prefill).
+const BATCHES: [usize; 3] = [1, 4, 64];
 
 fn products(c: &mut Criterion) {
     for (rows, cols) in SHAPES {
         for encoding in Encoding::ALL {
-            let matrix = half_kept(encoding, rows, cols);
+            let matrix = sparse_or_dense(encoding, rows, cols, 0.5);
             for n in BATCHES {
                 let mut group = c.benchmark_group(format!("{}/{rows}x{cols}/{n}", encoding.name()));
                 group.throughput(Throughput::Elements((rows * cols * n) as u64));
@@ -28,13 +28,6 @@ fn products(c: &mut Criterion) {
             }
         }
     }
-}
-
-/// Random weights of which a sparse encoding keeps every second, at random.
-fn half_kept(encoding: Encoding, rows: usize, cols: usize) -> Matrix {
-    let weights = noise(rows * cols);
-    let mask = Mask::from_fn(rows, cols, |r, c| weights[(r * cols + c) * 7 % weights.len()] > 0.0);
-    encode(encoding, rows, cols, &weights, Some(&mask)).expect("a matrix of a real model's shape")
 }
 
 fn product<'a>(kernels: &'static Kernels, matrix: &'a Matrix, n: usize) -> impl FnMut() -> f32 + 'a {
@@ -50,17 +43,6 @@ fn product<'a>(kernels: &'static Kernels, matrix: &'a Matrix, n: usize) -> impl 
         }
         out[0]
     }
-}
-
-fn noise(n: usize) -> Vec<f32> {
-    let mut state = 0x9E37_79B9_7F4A_7C15u64;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
-    };
-    (0..n).map(|_| next()).collect()
 }
 
 criterion_group!(benches, products);

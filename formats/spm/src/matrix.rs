@@ -219,6 +219,16 @@ impl Matrix {
         }
     }
 
+    /// The first plane; empty for encodings without bits.
+    pub fn bits_plane(&self) -> &[u8] {
+        &self.bytes[..self.bits_plane_len()]
+    }
+
+    /// The plane of scales **and at least 64 bytes after it**.
+    pub fn scale_plane_and_more(&self) -> &[u8] {
+        &self.bytes[align(self.bits_plane_len())..]
+    }
+
     /// The plane of scales as it is stored.
     pub fn scale_plane(&self) -> &[u8] {
         let start = align(self.bits_plane_len());

@@ -8,21 +8,25 @@ use spm::levels::SPARSE_Q4_LEVELS;
 use spm::{BLOCK, Matrix};
 
 use super::kernel::{self, Codes, GROUP, Isa, Scratch};
-use super::{Aligned, Cached, Kernels, Queries, attention, sum_lanes};
+use super::{Aligned, Cached, Kernels, Queries, attention, float, sum_lanes};
 use crate::ops;
 
 /// A safe pointer to a function of this file.
 macro_rules! checked {
     ($function:ident($($arg:ident),*)) => {
         // SAFETY: reachable only through `KERNELS`, which is handed out only on a CPU that
-        // has avx2, fma and f16c.
+        // has avx2, fma, f16c, popcnt and bmi1.
         |$($arg),*| unsafe { $function($($arg),*) }
     };
 }
 
 /// The kernels, if this CPU has what they need.
 pub(super) fn detect() -> Option<&'static Kernels> {
-    let found = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+    let found = is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c")
+        && is_x86_feature_detected!("popcnt")
+        && is_x86_feature_detected!("bmi1");
     found.then_some(&KERNELS)
 }
 
@@ -43,7 +47,7 @@ pub(super) static KERNELS: Kernels = Kernels {
 /// This ISA, and with `VNNI` the one that has `vpdpbusd` besides: see `avx_vnni`.
 pub(super) struct Avx2<const VNNI: bool>;
 
-#[target_feature(enable = "avx2,fma,f16c")]
+#[target_feature(enable = "avx2,fma,f16c,popcnt,bmi1")]
 fn rows_i8(m: &Matrix, rows: Range<usize>, x: &Codes, scratch: &mut Scratch, out: &mut [f32]) {
     // SAFETY: this function's target features are the ISA.
     unsafe {
@@ -54,10 +58,10 @@ fn rows_i8(m: &Matrix, rows: Range<usize>, x: &Codes, scratch: &mut Scratch, out
     }
 }
 
-#[target_feature(enable = "avx2,fma,f16c")]
+#[target_feature(enable = "avx2,fma,f16c,popcnt,bmi1")]
 fn rows_f32(m: &Matrix, rows: Range<usize>, x: &[f32], scratch: &mut Scratch, out: &mut [f32]) {
     // SAFETY: this function's target features are the ISA.
-    unsafe { kernel::rows_f32::<Avx2<false>>(m, rows, x, scratch, out) }
+    unsafe { float::rows_f32::<Avx2<false>>(m, rows, x, scratch, out) }
 }
 
 /// Vectors that are multiplied with a chunk in registers.
@@ -177,18 +181,28 @@ unsafe fn spread_2_of_4(places: u64, codes: __m256i) -> [__m256i; 2] {
     // SAFETY: the caller's promise.
     unsafe {
         let places = places_2_of_4(places);
-        let column = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
-        // For each column the even or the odd code of its group of four, if it is that code's place.
-        let spread = |of: __m128i| {
-            let of = _mm256_broadcastsi128_si256(of);
-            let is_here = _mm256_cmpeq_epi8(_mm256_shuffle_epi8(places, of), column);
-            _mm256_and_si256(is_here, _mm256_shuffle_epi8(codes, of))
-        };
-        let quarters = |even: __m128i| _mm256_or_si256(spread(even), spread(_mm_add_epi8(even, _mm_set1_epi8(1))));
         // Columns from 0 and from 16 on; columns from 32 and from 48 on.
-        let a = quarters(_mm_setr_epi8(0, 0, 0, 0, 2, 2, 2, 2, 4, 4, 4, 4, 6, 6, 6, 6));
-        let b = quarters(_mm_setr_epi8(8, 8, 8, 8, 10, 10, 10, 10, 12, 12, 12, 12, 14, 14, 14, 14));
-        [a, b]
+        let (first, one) = (_mm_setr_epi8(0, 0, 0, 0, 2, 2, 2, 2, 4, 4, 4, 4, 6, 6, 6, 6), _mm_set1_epi8(1));
+        let second = _mm_add_epi8(first, _mm_set1_epi8(8));
+        [
+            _mm256_or_si256(spread(places, codes, first), spread(places, codes, _mm_add_epi8(first, one))),
+            _mm256_or_si256(spread(places, codes, second), spread(places, codes, _mm_add_epi8(second, one))),
+        ]
+    }
+}
+
+/// For each column the code of the number that `of` says, if it is that code's place.
+///
+/// # Safety
+/// AVX2.
+#[inline(always)]
+unsafe fn spread(places: __m256i, codes: __m256i, of: __m128i) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let of = _mm256_broadcastsi128_si256(of);
+        let column = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+        let is_here = _mm256_cmpeq_epi8(_mm256_shuffle_epi8(places, of), column);
+        _mm256_and_si256(is_here, _mm256_shuffle_epi8(codes, of))
     }
 }
 
@@ -201,16 +215,18 @@ unsafe fn gather<const VNNI: bool, const N: usize>(places: u64, w: __m256i, x: [
     // SAFETY: the caller's promise.
     unsafe {
         let places = places_2_of_4(places);
-        x.map(|x| {
-            let first = _mm256_shuffle_epi8(_mm256_loadu_si256(x.cast()), places);
-            let second = _mm256_shuffle_epi8(_mm256_loadu_si256(x.add(BLOCK).cast()), places);
+        let zero = _mm256_setzero_si256();
+        let mut dots = [[zero; 2]; N];
+        for t in 0..N {
+            let first = _mm256_shuffle_epi8(_mm256_loadu_si256(x[t].cast()), places);
+            let second = _mm256_shuffle_epi8(_mm256_loadu_si256(x[t].add(BLOCK).cast()), places);
             // In each half 8 codes of the first block, then 8 of the second.
             let picked = _mm256_blend_epi32::<0b1100_1100>(first, second);
-            // The activations of a sparse weight are never -128, so their magnitude may be the unsigned side.
+            // Activations are never -128, so that their magnitude may be the unsigned side.
             let sums = products::<VNNI>(_mm256_abs_epi8(picked), _mm256_sign_epi8(w, picked));
-            let zero = _mm256_setzero_si256();
-            [_mm256_blend_epi32::<0b1100_1100>(sums, zero), _mm256_blend_epi32::<0b0011_0011>(sums, zero)]
-        })
+            dots[t] = [_mm256_blend_epi32::<0b1100_1100>(sums, zero), _mm256_blend_epi32::<0b0011_0011>(sums, zero)];
+        }
+        dots
     }
 }
 
@@ -249,21 +265,20 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn q5(nibbles: *const u8, bits: u64) -> [__m256i; 2] {
+    unsafe fn q5(bits: u64, nibbles: *const u8) -> [__m256i; 2] {
         // SAFETY: the caller's promise.
         unsafe {
             let n = _mm256_loadu_si256(nibbles.cast());
             let of_byte = _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
             let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+            let (first, second) = (bits as i32, (bits >> 32) as i32);
+            let first = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(first), of_byte), bit);
+            let second = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(second), of_byte), bit);
             // A nibble without the fifth bit is 16 less: its high half all ones.
-            let below = |bits: i32| {
-                let bits = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(bits), of_byte), bit);
-                _mm256_andnot_si256(_mm256_cmpeq_epi8(bits, bit), _mm256_set1_epi8(-16))
-            };
-            [
-                _mm256_or_si256(low_nibbles(n), below(bits as i32)),
-                _mm256_or_si256(high_nibbles(n), below((bits >> 32) as i32)),
-            ]
+            let high = _mm256_set1_epi8(-16);
+            let first = _mm256_andnot_si256(_mm256_cmpeq_epi8(first, bit), high);
+            let second = _mm256_andnot_si256(_mm256_cmpeq_epi8(second, bit), high);
+            [_mm256_or_si256(low_nibbles(n), first), _mm256_or_si256(high_nibbles(n), second)]
         }
     }
 
@@ -276,7 +291,13 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
     #[inline(always)]
     unsafe fn sparse_q4<const HIGH: bool>(mask: u64, values: &mut *const u8) -> [__m256i; 2] {
         // SAFETY: the caller's promise. What is not kept is code 0, which is level 0.
-        unsafe { Self::sparse_q8(mask, values).map(|v| levels(if HIGH { high_nibbles(v) } else { low_nibbles(v) })) }
+        unsafe {
+            let [first, second] = Self::sparse_q8(mask, values);
+            match HIGH {
+                true => [levels(high_nibbles(first)), levels(high_nibbles(second))],
+                false => [levels(low_nibbles(first)), levels(low_nibbles(second))],
+            }
+        }
     }
 
     #[inline(always)]
@@ -501,8 +522,8 @@ unsafe fn products<const VNNI: bool>(unsigned: __m256i, signed: __m256i) -> __m2
 unsafe fn sum_each(v: [__m256i; 8]) -> __m256i {
     // SAFETY: the caller's promise.
     unsafe {
-        let quad = |a, b, c, d| _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
-        let (front, back) = (quad(v[0], v[1], v[2], v[3]), quad(v[4], v[5], v[6], v[7]));
+        let front = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
+        let back = _mm256_hadd_epi32(_mm256_hadd_epi32(v[4], v[5]), _mm256_hadd_epi32(v[6], v[7]));
         let low = _mm256_permute2x128_si256::<0x20>(front, back);
         let high = _mm256_permute2x128_si256::<0x31>(front, back);
         _mm256_add_epi32(low, high)
@@ -519,7 +540,7 @@ unsafe fn sum8(lanes: __m256) -> f32 {
     sum_lanes(l)
 }
 
-#[target_feature(enable = "avx2,fma,f16c")]
+#[target_feature(enable = "avx2,fma,f16c,popcnt,bmi1")]
 fn quantize(x: &[f32], codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
     let magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7FFF_FFFF));
     let blocks = x.chunks_exact(BLOCK).zip(codes.chunks_exact_mut(BLOCK));
@@ -541,7 +562,7 @@ fn quantize(x: &[f32], codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
     }
 }
 
-#[target_feature(enable = "avx2,fma,f16c")]
+#[target_feature(enable = "avx2,fma,f16c,popcnt,bmi1")]
 #[inline]
 fn max8(v: __m256) -> f32 {
     let m = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
@@ -549,7 +570,7 @@ fn max8(v: __m256) -> f32 {
     _mm_cvtss_f32(_mm_max_ss(m, _mm_shuffle_ps::<1>(m, m)))
 }
 
-#[target_feature(enable = "avx2,fma,f16c")]
+#[target_feature(enable = "avx2,fma,f16c,popcnt,bmi1")]
 #[inline]
 fn sum8_i32(v: __m256i) -> i32 {
     let s = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
@@ -557,34 +578,34 @@ fn sum8_i32(v: __m256i) -> i32 {
     _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32::<1>(s)))
 }
 
-#[target_feature(enable = "avx2,fma,f16c")]
+#[target_feature(enable = "avx2,fma,f16c,popcnt,bmi1")]
 fn scores(q: &Queries, keys: Cached, scratch: &mut Aligned<f32>, out: &mut [f32]) {
     // SAFETY: this function's target features are the ISA.
     unsafe { attention::scores::<Avx2<false>>(q, keys, scratch, out) }
 }
 
-#[target_feature(enable = "avx2,fma,f16c")]
+#[target_feature(enable = "avx2,fma,f16c,popcnt,bmi1")]
 fn mix(q: &Queries, values: Cached, scratch: &mut Aligned<f32>, weights: &[f32], out: &mut [f32]) {
     // SAFETY: this function's target features are the ISA.
     unsafe { attention::mix::<Avx2<false>>(q, values, scratch, weights, out) }
 }
 
-#[target_feature(enable = "avx2,fma,f16c")]
+#[target_feature(enable = "avx2,fma,f16c,popcnt,bmi1")]
 fn softmax(scores: &mut [f32], scale: f32) {
     ops::softmax(scores, scale);
 }
 
-#[target_feature(enable = "avx2,fma,f16c")]
+#[target_feature(enable = "avx2,fma,f16c,popcnt,bmi1")]
 fn swiglu(gate: &mut [f32], up: &[f32]) {
     ops::swiglu(gate, up);
 }
 
-#[target_feature(enable = "avx2,fma,f16c")]
+#[target_feature(enable = "avx2,fma,f16c,popcnt,bmi1")]
 fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     ops::rms_norm(x, weight, eps, out);
 }
 
-#[target_feature(enable = "avx2,fma,f16c")]
+#[target_feature(enable = "avx2,fma,f16c,popcnt,bmi1")]
 fn store_f16(x: &[f32], out: &mut [f16]) {
     let whole = x.len() / 8 * 8;
     for i in (0..whole).step_by(8) {

@@ -11,7 +11,7 @@ use spm::{BLOCK, Matrix};
 
 use super::avx2::{self, Avx2};
 use super::kernel::{self, Codes, GROUP, Isa, LANES, PANEL, Scratch, Vector};
-use super::{Aligned, Cached, Kernels, Queries, attention};
+use super::{Aligned, Cached, Kernels, Queries, attention, float};
 use crate::ops;
 
 /// The kernels, if this CPU has what they need.
@@ -85,7 +85,7 @@ fn rows_i8(m: &Matrix, rows: Range<usize>, x: &Codes, scratch: &mut Scratch, out
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,popcnt")]
 fn rows_f32(m: &Matrix, rows: Range<usize>, x: &[f32], scratch: &mut Scratch, out: &mut [f32]) {
     // SAFETY: this function's target features are the ISA.
-    unsafe { kernel::rows_f32::<Avx512>(m, rows, x, scratch, out) }
+    unsafe { float::rows_f32::<Avx512>(m, rows, x, scratch, out) }
 }
 
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,popcnt")]
@@ -111,26 +111,58 @@ fn swiglu(gate: &mut [f32], up: &[f32]) {
 }
 
 /// From eight blocks' partial sums, two blocks a register and eight sums a block, the eight blocks' sums.
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,popcnt")]
-#[inline]
-fn sum_blocks(d: [__m512i; 4]) -> __m256i {
-    // Quarters of a register: the first two are its first block's.
-    let halve = |a, b| {
-        _mm512_add_epi32(_mm512_shuffle_i32x4::<0b10_00_10_00>(a, b), _mm512_shuffle_i32x4::<0b11_01_11_01>(a, b))
-    };
-    let (a, b) = (halve(d[0], d[1]), halve(d[2], d[3]));
-    // In each quarter i: two partial sums of block i and two of block 4 + i, alternating.
-    let pairs = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-    let sums = _mm512_add_epi32(pairs, _mm512_shuffle_epi32::<0b01_00_11_10>(pairs));
-    let order = _mm512_castsi256_si512(_mm256_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13));
-    _mm512_castsi512_si256(_mm512_permutexvar_epi32(order, sums))
+///
+/// # Safety
+/// This ISA.
+#[inline(always)]
+unsafe fn sum_blocks(d: [__m512i; 4]) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        // Quarters of a register: the first two are its first block's.
+        let (a, b) = (halve(d[0], d[1]), halve(d[2], d[3]));
+        // In each quarter i: two partial sums of block i and two of block 4 + i, alternating.
+        let pairs = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+        let sums = _mm512_add_epi32(pairs, _mm512_shuffle_epi32::<0b01_00_11_10>(pairs));
+        let order = _mm512_castsi256_si512(_mm256_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13));
+        _mm512_castsi512_si256(_mm512_permutexvar_epi32(order, sums))
+    }
 }
 
-/// Signed codes as unsigned ones, 128 larger.
-#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,popcnt")]
+/// # Safety
+/// This ISA.
+#[inline(always)]
+unsafe fn halve(a: __m512i, b: __m512i) -> __m512i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let even = _mm512_shuffle_i32x4::<0b10_00_10_00>(a, b);
+        _mm512_add_epi32(even, _mm512_shuffle_i32x4::<0b11_01_11_01>(a, b))
+    }
+}
+
+/// Signed codes as unsigned ones, 128 larger, and back.
+///
+/// # Safety
+/// This ISA.
+#[inline(always)]
+unsafe fn unsigned(codes: __m512i) -> __m512i {
+    // SAFETY: the caller's promise.
+    unsafe { _mm512_xor_si512(codes, _mm512_set1_epi8(RAISE)) }
+}
+
+/// Loads 64 bytes for `vpexpandb`. The compiler would make the load a part of that instruction, which AMD's cores then
+/// run as microcode, four times slower (Zen 5); the empty instruction keeps them apart.
+///
+/// # Safety
+/// This ISA; 64 readable bytes.
+#[target_feature(enable = "avx512f")]
 #[inline]
-fn unsigned(codes: __m512i) -> __m512i {
-    _mm512_xor_si512(codes, _mm512_set1_epi8(-128))
+unsafe fn load_apart(from: *const u8) -> __m512i {
+    // SAFETY: the caller's promise; no instruction is added.
+    unsafe {
+        let mut loaded = _mm512_loadu_si512(from.cast());
+        std::arch::asm!("/* {0} */", inout(zmm_reg) loaded, options(pure, nomem, nostack, preserves_flags));
+        loaded
+    }
 }
 
 /// The levels at the low four bits of each byte.
@@ -164,14 +196,20 @@ unsafe fn join(halves: [__m256i; 2]) -> __m512i {
     unsafe { _mm512_inserti64x4::<1>(_mm512_castsi256_si512(halves[0]), halves[1]) }
 }
 
-/// Sums of a gathered chunk, where those of a whole one are.
+/// Sums of gathered chunks, where those of whole ones are.
 ///
 /// # Safety
 /// This ISA.
 #[inline(always)]
-unsafe fn spread_sums([first, second]: [__m256i; 2]) -> __m512i {
+unsafe fn joined<const N: usize>(sums: [[__m256i; 2]; N]) -> [__m512i; N] {
     // SAFETY: the caller's promise.
-    unsafe { join([first, second]) }
+    unsafe {
+        let mut dots = [_mm512_setzero_si512(); N];
+        for t in 0..N {
+            dots[t] = join(sums[t]);
+        }
+        dots
+    }
 }
 
 /// Prefill: 16 rows are expanded and turned so that a register holds four columns of each, then multiplied with all
@@ -222,9 +260,7 @@ unsafe fn turn_rows(m: &Matrix, first: usize, height: usize, stride: usize, scra
     // scales, a multiple of 8.
     unsafe {
         let mut row_scales = [[0.0; LANES]; PANEL];
-        for r in 0..height {
-            kernel::store_row::<Avx512>(m, first + r, &mut codes[r * width..]);
-        }
+        kernel::store_rows::<Avx512>(m, first..first + height, width, codes);
         for c in (0..width).step_by(64) {
             let rows = std::array::from_fn(|r| unsigned(_mm512_loadu_si512(codes.as_ptr().add(r * width + c).cast())));
             for (i, columns) in turn(rows).into_iter().enumerate() {
@@ -233,7 +269,10 @@ unsafe fn turn_rows(m: &Matrix, first: usize, height: usize, stride: usize, scra
         }
         for b in (0..stride).step_by(LANES) {
             for (r, to) in row_scales.iter_mut().take(height).enumerate() {
-                _mm256_storeu_ps(to.as_mut_ptr(), kernel::scales_from::<Avx512>(m, first + r, b));
+                let scales = m.scales(first + r);
+                to.iter_mut()
+                    .enumerate()
+                    .for_each(|(i, to)| *to = if b + i < m.blocks() { scales.get(b + i) } else { 0.0 });
             }
             for i in 0..LANES {
                 for (r, row) in row_scales.iter().enumerate() {
@@ -349,7 +388,7 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn q5(nibbles: *const u8, bits: u64) -> __m512i {
+    unsafe fn q5(bits: u64, nibbles: *const u8) -> __m512i {
         // SAFETY: the caller's promise.
         unsafe {
             let below = levels(&Q5_LEVELS, low_then_high(nibbles));
@@ -361,7 +400,7 @@ impl Isa for Avx512 {
     unsafe fn sparse_q8(mask: u64, values: &mut *const u8) -> __m512i {
         // SAFETY: the caller's promise.
         unsafe {
-            let kept = _mm512_maskz_expand_epi8(mask, _mm512_loadu_si512(values.cast()));
+            let kept = _mm512_maskz_expand_epi8(mask, load_apart(*values));
             *values = values.add(mask.count_ones() as usize);
             unsigned(kept)
         }
@@ -371,7 +410,7 @@ impl Isa for Avx512 {
     unsafe fn sparse_q4<const HIGH: bool>(mask: u64, values: &mut *const u8) -> __m512i {
         // SAFETY: the caller's promise. What is not kept is code 0, which is level 0.
         unsafe {
-            let stored = _mm512_loadu_si512(values.cast());
+            let stored = load_apart(*values);
             let stored = if HIGH { _mm512_srli_epi16::<4>(stored) } else { stored };
             *values = values.add(mask.count_ones() as usize);
             levels(&SPARSE_LEVELS, _mm512_maskz_expand_epi8(mask, stored))
@@ -382,8 +421,8 @@ impl Isa for Avx512 {
     unsafe fn sparse_q4_shared(mask: u64, low: *const u8, high: *const u8) -> __m512i {
         // SAFETY: the caller's promise.
         unsafe {
-            let high = _mm512_srli_epi16::<4>(_mm512_loadu_si512(high.cast()));
-            let first = _mm512_maskz_expand_epi8(mask & 0xFFFF_FFFF, _mm512_loadu_si512(low.cast()));
+            let high = _mm512_srli_epi16::<4>(load_apart(high));
+            let first = _mm512_maskz_expand_epi8(mask & 0xFFFF_FFFF, load_apart(low));
             levels(&SPARSE_LEVELS, _mm512_mask_expand_epi8(first, mask & !0xFFFF_FFFF, high))
         }
     }
@@ -434,13 +473,13 @@ impl Isa for Avx512 {
     #[inline(always)]
     unsafe fn gather_q8<const N: usize>(places: u64, values: *const u8, x: [*const i8; N]) -> [__m512i; N] {
         // SAFETY: the caller's promise.
-        unsafe { Avx2::<false>::gather_q8(places, values, x).map(|sums| spread_sums(sums)) }
+        unsafe { joined(Avx2::<false>::gather_q8(places, values, x)) }
     }
 
     #[inline(always)]
     unsafe fn gather_q4<const N: usize>(places: u64, values: *const u8, x: [*const i8; N]) -> [__m512i; N] {
         // SAFETY: the caller's promise.
-        unsafe { Avx2::<false>::gather_q4(places, values, x).map(|sums| spread_sums(sums)) }
+        unsafe { joined(Avx2::<false>::gather_q4(places, values, x)) }
     }
 
     #[inline(always)]
@@ -544,7 +583,7 @@ impl Isa for Avx512 {
             // read, and 64 bytes after it; 32 values are written.
             unsafe {
                 Self::prefetch(halves.wrapping_add(2048));
-                let kept = _mm512_maskz_expand_epi16(bits, _mm512_loadu_si512(halves.cast()));
+                let kept = _mm512_maskz_expand_epi16(bits, load_apart(halves));
                 _mm512_storeu_ps(out.as_mut_ptr(), _mm512_cvtph_ps(_mm512_castsi512_si256(kept)));
                 let high = _mm512_extracti64x4_epi64::<1>(kept);
                 _mm512_storeu_ps(out.as_mut_ptr().add(16), _mm512_cvtph_ps(high));

@@ -20,7 +20,7 @@ pub(super) fn detect() -> Option<&'static Kernels> {
     (is_x86_feature_detected!("avxvnni") && avx2::detect().is_some()).then_some(&KERNELS)
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+#[target_feature(enable = "avx2,fma,f16c,popcnt,bmi1,avxvnni")]
 fn rows_i8(m: &Matrix, rows: Range<usize>, x: &Codes, scratch: &mut Scratch, out: &mut [f32]) {
     // SAFETY: this function's target features are the ISA.
     unsafe {

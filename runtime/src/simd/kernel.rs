@@ -1,4 +1,4 @@
-//! The products, once for all ISAs, over the few operations in which ISAs differ.
+//! The integer products, once for all ISAs, over the few operations in which ISAs differ.
 //!
 //! A row is a sequence of chunks of 64 columns. An ISA makes a chunk's codes in registers from how an encoding stores
 //! them, and multiplies them with a chunk of every vector while they are there; for a large batch it puts them into
@@ -6,10 +6,11 @@
 
 use std::ops::Range;
 
-use spm::{BLOCK, CHUNK, Encoding, Matrix, RowScales, ScaleKind};
+use spm::{BLOCK, CHUNK, Matrix};
 
 use super::Kernels;
 use super::aligned::Aligned;
+use super::chunks::{Chunks, Reader, Rows, Stored, read};
 
 /// Columns of an f32 vector are padded to a multiple of this.
 pub(crate) const PAD: usize = 16;
@@ -20,12 +21,8 @@ pub(super) const GROUP: usize = LANES * BLOCK / CHUNK;
 /// Results for several vectors are written in panels of this many rows: row `r` times vector `t` of a panel of `h`
 /// rows is at `t * h + r` of the panel.
 pub(crate) const PANEL: usize = 16;
-/// Most rows that share the loads of `x` in the f32 product.
-const TILE: usize = 8;
 /// Readable and writable bytes past a scratch row, so that whole registers may be moved.
 pub(super) const OVERRUN: usize = 64;
-/// How far ahead weights are prefetched, in bytes: far enough for DRAM, near enough to be there still.
-const AHEAD: usize = 2048;
 
 /// What an instruction set brings. Every method may assume that the CPU has it (`unsafe`: the caller's promise).
 ///
@@ -51,7 +48,7 @@ pub(super) trait Isa: Sized {
     unsafe fn q4(nibbles: *const u8) -> Self::Chunk;
 
     /// As [`Self::q4`], 16 more than the code, `bits` being the fifth bits.
-    unsafe fn q5(nibbles: *const u8, bits: u64) -> Self::Chunk;
+    unsafe fn q5(bits: u64, nibbles: *const u8) -> Self::Chunk;
 
     /// The next of `values` where the mask has a bit, else 0; moves on by as many bytes as there are bits.
     unsafe fn sparse_q8(mask: u64, values: &mut *const u8) -> Self::Chunk;
@@ -86,20 +83,14 @@ pub(super) trait Isa: Sized {
     #[inline(always)]
     unsafe fn gather_q8<const N: usize>(places: u64, values: *const u8, x: [*const i8; N]) -> [Self::Dots; N] {
         // SAFETY: the caller's promise.
-        unsafe {
-            let chunk = Self::q8_keep_2_of_4(places, values);
-            x.map(|x| Self::multiply(chunk, x))
-        }
+        unsafe { multiply_each::<Self, N>(Self::q8_keep_2_of_4(places, values), x) }
     }
 
     /// The same of nibbles.
     #[inline(always)]
     unsafe fn gather_q4<const N: usize>(places: u64, values: *const u8, x: [*const i8; N]) -> [Self::Dots; N] {
         // SAFETY: the caller's promise.
-        unsafe {
-            let chunk = Self::q4_keep_2_of_4(places, values);
-            x.map(|x| Self::multiply(chunk, x))
-        }
+        unsafe { multiply_each::<Self, N>(Self::q4_keep_2_of_4(places, values), x) }
     }
 
     /// Of a chunk that is not there.
@@ -158,6 +149,22 @@ pub(super) trait Isa: Sized {
     /// The CPU has this ISA; `out` holds `8 * mask.len()` elements; `halves` is readable for
     /// `16 * mask.len() + OVERRUN` bytes, whatever the mask says.
     unsafe fn expand_f16(mask: &[u8], halves: *const u8, out: &mut [f32]);
+}
+
+/// A chunk times some vectors. A loop, because a closure would be compiled without the ISA's features.
+///
+/// # Safety
+/// The CPU has ISA `I`; 64 codes at every `x`.
+#[inline(always)]
+pub(super) unsafe fn multiply_each<I: Isa, const N: usize>(chunk: I::Chunk, x: [*const i8; N]) -> [I::Dots; N] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut dots = [I::no_dots(); N];
+        for t in 0..N {
+            dots[t] = I::multiply(chunk, x[t]);
+        }
+        dots
+    }
 }
 
 /// Vectors in int8, ready for the integer product. Each is padded with zeros to whole groups of 8 blocks,
@@ -241,7 +248,7 @@ pub struct Scratch {
     /// Codes of a packed panel.
     pub(super) packed: Aligned<i8>,
     pub(super) scales: Aligned<f32>,
-    tile: Aligned<f32>,
+    pub(super) tile: Aligned<f32>,
 }
 
 impl Scratch {
@@ -256,11 +263,6 @@ impl Scratch {
     pub(super) fn fit_packed(&mut self, rows: usize, cols: usize) {
         self.packed.fit(rows * cols.div_ceil(BLOCK).next_multiple_of(LANES) * BLOCK);
     }
-
-    /// Room for a tile of singles.
-    pub(super) fn fit_tile(&mut self, cols: usize) {
-        self.tile.fit(TILE * (cols.next_multiple_of(CHUNK) + OVERRUN));
-    }
 }
 
 /// Rows times a few vectors: every chunk is multiplied with up to [`Isa::FEW`] of them as it is made.
@@ -269,37 +271,46 @@ impl Scratch {
 /// The CPU has ISA `I`. (That `m` may be read past its rows is [`Matrix::new`]'s promise.)
 #[inline(always)]
 pub(super) unsafe fn rows_few<I: Isa>(m: &Matrix, rows: Range<usize>, x: &Codes, out: &mut [f32]) {
-    for (first, panel) in rows.step_by(PANEL).zip(out.chunks_mut(PANEL * x.n)) {
-        let height = panel.len() / x.n;
-        let mut t = 0;
-        while t < x.n {
-            let out = &mut panel[t * height..];
-            // SAFETY: the caller's promise; vector `t` and as many as are asked for are there.
-            unsafe {
-                match (x.n - t).min(I::FEW) {
-                    1 => few::<I, 1>(m, first, height, x, t, out),
-                    2 => few::<I, 2>(m, first, height, x, t, out),
-                    3 => few::<I, 3>(m, first, height, x, t, out),
-                    _ => few::<I, 4>(m, first, height, x, t, out),
-                }
+    let mut first = 0;
+    while first < x.n {
+        let vectors = (x.n - first).min(I::FEW);
+        // SAFETY: the caller's promise.
+        first += unsafe {
+            match vectors {
+                1 => read::<I, _>(m, Few::<1> { rows: rows.clone(), x, first, out }),
+                2 | 3 => read::<I, _>(m, Few::<2> { rows: rows.clone(), x, first, out }),
+                _ => read::<I, _>(m, Few::<4> { rows: rows.clone(), x, first, out }),
             }
-            t += (x.n - t).min(I::FEW).min(4);
-        }
+        };
     }
 }
 
-/// `height` rows times `N` vectors from `t` on, `out[t * height + r]`.
-///
-/// # Safety
-/// As [`rows_few`]; there are that many vectors.
-#[inline(always)]
-unsafe fn few<I: Isa, const N: usize>(m: &Matrix, first: usize, height: usize, x: &Codes, t: usize, out: &mut [f32]) {
-    let vectors: [Vector; N] = std::array::from_fn(|i| x.vector(t + i));
-    assert!(out.len() >= N * height && x.cols == m.cols());
-    for r in 0..height {
-        // SAFETY: the caller's promise.
-        let dots = unsafe { read_row::<I, _>(m, first + r, Dot { m, row: first + r, x: &vectors }) };
-        dots.into_iter().enumerate().for_each(|(t, dot)| out[t * height + r] = dot);
+/// Rows times `N` vectors from `first` on; says how many that were.
+struct Few<'a, const N: usize> {
+    rows: Range<usize>,
+    x: &'a Codes,
+    first: usize,
+    out: &'a mut [f32],
+}
+
+impl<I: Isa, const N: usize> Reader<I> for Few<'_, N> {
+    type Out = usize;
+
+    #[inline(always)]
+    unsafe fn read<C: Chunks<I>>(self, m: &Rows) -> usize {
+        let vectors: [Vector; N] = std::array::from_fn(|t| self.x.vector(self.first + t));
+        for (start, panel) in self.rows.clone().step_by(PANEL).zip(self.out.chunks_mut(PANEL * self.x.n)) {
+            let height = panel.len() / self.x.n;
+            let out = &mut panel[self.first * height..][..N * height];
+            for r in 0..height {
+                // SAFETY: the caller's promise.
+                let dots = unsafe { dot::<I, C, N>(m, start + r, C::of_row(m, start + r), &vectors) };
+                for t in 0..N {
+                    out[t * height + r] = dots[t];
+                }
+            }
+        }
+        N
     }
 }
 
@@ -316,46 +327,70 @@ pub(super) unsafe fn rows_many<I: Isa>(
     out: &mut [f32],
 ) {
     scratch.fit(1, m.cols());
-    for (first, panel) in rows.step_by(PANEL).zip(out.chunks_mut(PANEL * x.n)) {
-        let height = panel.len() / x.n;
-        for r in 0..height {
-            // SAFETY: the caller's promise; scratch was fitted to these columns.
-            unsafe {
-                store_row::<I>(m, first + r, &mut scratch.codes);
-                let (codes, out) = (scratch.codes.as_ptr().cast(), &mut panel[r..]);
-                if m.encoding().scale_kind() == ScaleKind::Half {
-                    stored_times_all::<I, true>(m, first + r, codes, x, out, height);
-                } else {
-                    stored_times_all::<I, false>(m, first + r, codes, x, out, height);
+    // SAFETY: the caller's promise; scratch was fitted to these columns.
+    unsafe { read::<I, _>(m, Many { rows, x, codes: &mut scratch.codes, out }) }
+}
+
+/// Rows times all vectors, two at a time.
+struct Many<'a> {
+    rows: Range<usize>,
+    x: &'a Codes,
+    codes: &'a mut [i8],
+    out: &'a mut [f32],
+}
+
+impl<I: Isa> Reader<I> for Many<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn read<C: Chunks<I>>(self, m: &Rows) {
+        let (x, n) = (self.x, self.x.n);
+        for (start, panel) in self.rows.clone().step_by(PANEL).zip(self.out.chunks_mut(PANEL * n)) {
+            let height = panel.len() / n;
+            for r in 0..height {
+                let row = start + r;
+                // SAFETY: the caller's promise; the codes of whole chunks fit, which `store` asserts.
+                unsafe {
+                    store::<I, C>(m, row, self.codes);
+                    let stored = || Stored::<I, C>::new(self.codes);
+                    for t in (0..n).step_by(2) {
+                        if t + 1 < n {
+                            let dots = dot::<I, _, 2>(m, row, stored(), &[x.vector(t), x.vector(t + 1)]);
+                            (panel[t * height + r], panel[(t + 1) * height + r]) = (dots[0], dots[1]);
+                        } else {
+                            panel[t * height + r] = dot::<I, _, 1>(m, row, stored(), &[x.vector(t)])[0];
+                        }
+                    }
                 }
             }
         }
     }
 }
 
-/// A stored row times all vectors, two at a time; `out[t * height]`.
+/// Writes the int8 codes of rows, each whole chunks, `stride` apart.
 ///
 /// # Safety
-/// The CPU has ISA `I`; `codes` are those of the row.
+/// The CPU has ISA `I`.
 #[inline(always)]
-unsafe fn stored_times_all<I: Isa, const HALVES: bool>(
-    m: &Matrix,
-    row: usize,
-    codes: *const u8,
-    x: &Codes,
-    out: &mut [f32],
-    height: usize,
-) {
-    for t in (0..x.n).step_by(2) {
-        let w = Stored::<HALVES> { codes };
-        // SAFETY: the caller's promise.
-        unsafe {
-            if t + 1 < x.n {
-                let [first, second] = dot::<I, _, 2>(m, row, w, &[x.vector(t), x.vector(t + 1)]);
-                (out[t * height], out[(t + 1) * height]) = (first, second);
-            } else {
-                [out[t * height]] = dot::<I, _, 1>(m, row, w, &[x.vector(t)]);
-            }
+pub(super) unsafe fn store_rows<I: Isa>(m: &Matrix, rows: Range<usize>, stride: usize, codes: &mut [i8]) {
+    // SAFETY: the caller's promise.
+    unsafe { read::<I, _>(m, Store { rows, stride, codes }) }
+}
+
+struct Store<'a> {
+    rows: Range<usize>,
+    stride: usize,
+    codes: &'a mut [i8],
+}
+
+impl<I: Isa> Reader<I> for Store<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn read<C: Chunks<I>>(self, m: &Rows) {
+        for (i, row) in self.rows.enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { store::<I, C>(m, row, &mut self.codes[i * self.stride..]) };
         }
     }
 }
@@ -363,129 +398,19 @@ unsafe fn stored_times_all<I: Isa, const HALVES: bool>(
 /// Writes the int8 codes of a row, whole chunks.
 ///
 /// # Safety
-/// The CPU has ISA `I`; `codes` holds whole chunks.
+/// The CPU has ISA `I`.
 #[inline(always)]
-pub(super) unsafe fn store_row<I: Isa>(m: &Matrix, row: usize, codes: &mut [i8]) {
-    assert!(codes.len() >= m.chunks() * CHUNK);
+unsafe fn store<I: Isa, C: Chunks<I>>(m: &Rows, row: usize, codes: &mut [i8]) {
+    assert!(codes.len() >= m.chunks * CHUNK);
     // SAFETY: the caller's promise; chunks are written one after another into what was just asserted to be there.
-    unsafe { read_row::<I, _>(m, row, Store { chunks: m.chunks(), to: codes.as_mut_ptr() }) }
-}
-
-/// The scales of a row as singles, zeros after them up to whole groups of [`LANES`].
-#[inline(always)]
-pub(super) fn load_scales(m: &Matrix, row: usize, scales: &mut [f32]) {
-    let (known, rest) = scales[..m.blocks().next_multiple_of(LANES)].split_at_mut(m.blocks());
-    rest.fill(0.0);
-    let stored = m.scales(row);
-    known.iter_mut().enumerate().for_each(|(b, scale)| *scale = stored.get(b));
-}
-
-/// The chunks of a row, in order.
-trait Chunks<I: Isa> {
-    /// Whether scales are halves, not bytes.
-    const HALVES: bool;
-    /// Whether activations are gathered instead of weights spread.
-    const GATHERS: bool = false;
-
-    /// Chunk `i`.
-    ///
-    /// # Safety
-    /// The CPU has the ISA; called for every `i` of the row in order.
-    unsafe fn next(&mut self, i: usize) -> I::Chunk;
-
-    /// Chunk `i` times `x`.
-    ///
-    /// # Safety
-    /// As [`Self::next`], which it takes the place of; 64 codes at every `x`.
-    #[inline(always)]
-    unsafe fn multiply<const N: usize>(&mut self, i: usize, x: [*const i8; N]) -> [I::Dots; N] {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let chunk = self.next(i);
-            x.map(|x| I::multiply(chunk, x))
-        }
-    }
-
-    /// Asks for what the group after the next will need, before group `from` (its first chunk).
-    fn prefetch(&self, from: usize);
-}
-
-/// What is done with the chunks of a row.
-trait Reader<I: Isa> {
-    type Out;
-
-    /// # Safety
-    /// The CPU has the ISA; `chunks` are those of the row that the reader was made for.
-    unsafe fn read<C: Chunks<I>>(self, chunks: C) -> Self::Out;
-}
-
-/// Hands the chunks of a row to `reader`: the one place that knows which encoding is read how.
-///
-/// # Safety
-/// As [`rows_few`].
-#[inline(always)]
-unsafe fn read_row<I: Isa, R: Reader<I>>(m: &Matrix, row: usize, reader: R) -> R::Out {
-    // A full row and more may be read from here on, whatever a mask says.
-    let readable = spm::matrix::slack(m.encoding(), m.cols()).unwrap_or(0);
-    let values = m.row_values(row)[..readable].as_ptr();
-    let bits: *const u8 = if m.encoding().has_bits() { m.bits(row).as_ptr() } else { std::ptr::null() };
-    // SAFETY: the caller's promise; `values` as above, and eight bytes of bits a chunk where there are any.
     unsafe {
-        match m.encoding() {
-            Encoding::Q8 => reader.read(Q8 { values }),
-            Encoding::Q4 => reader.read(Q4 { values }),
-            Encoding::Q5 => reader.read(Q5 { values, bits }),
-            Encoding::SparseQ8 => reader.read(SparseQ8 { values, bits }),
-            Encoding::SparseQ4 => {
-                let chunks = m.chunks();
-                // The last chunk of an odd number is in both streams.
-                let shared = if chunks % 2 == 1 { chunks - 1 } else { usize::MAX };
-                reader.read(SparseQ4 { low: values, high: values, bits, shared })
-            }
-            Encoding::Q8Keep16Of32 => reader.read(Q8Keep16Of32 { values, bits }),
-            Encoding::Q4Keep16Of32 => reader.read(Q4Keep16Of32 { values, bits }),
-            Encoding::Q8Keep2Of4 => reader.read(Q8Keep2Of4 { values, bits }),
-            Encoding::Q4Keep2Of4 => reader.read(Q4Keep2Of4 { values, bits }),
-            Encoding::F32 | Encoding::F16 | Encoding::SparseF16 => unreachable!("checked by Kernels::rows_i8"),
-        }
-    }
-}
-
-/// Puts codes into memory.
-struct Store {
-    chunks: usize,
-    to: *mut i8,
-}
-
-impl<I: Isa> Reader<I> for Store {
-    type Out = ();
-
-    #[inline(always)]
-    unsafe fn read<C: Chunks<I>>(self, mut chunks: C) {
-        for i in 0..self.chunks {
+        let mut chunks = C::of_row(m, row);
+        for i in 0..m.chunks {
             if i % GROUP == 0 {
                 chunks.prefetch(i);
             }
-            // SAFETY: the caller's promise; `to` has room for whole chunks.
-            unsafe { I::store(chunks.next(i), self.to.add(i * CHUNK)) };
+            I::store(chunks.last(i), codes.as_mut_ptr().add(i * CHUNK));
         }
-    }
-}
-
-/// Multiplies with `N` vectors.
-struct Dot<'a, const N: usize> {
-    m: &'a Matrix,
-    row: usize,
-    x: &'a [Vector<'a>; N],
-}
-
-impl<I: Isa, const N: usize> Reader<I> for Dot<'_, N> {
-    type Out = [f32; N];
-
-    #[inline(always)]
-    unsafe fn read<C: Chunks<I>>(self, chunks: C) -> [f32; N] {
-        // SAFETY: the caller's promise.
-        unsafe { dot::<I, C, N>(self.m, self.row, chunks, self.x) }
     }
 }
 
@@ -494,394 +419,78 @@ impl<I: Isa, const N: usize> Reader<I> for Dot<'_, N> {
 /// # Safety
 /// The CPU has ISA `I`; the chunks are the row's.
 #[inline(always)]
-unsafe fn dot<I: Isa, C: Chunks<I>, const N: usize>(m: &Matrix, row: usize, mut w: C, x: &[Vector; N]) -> [f32; N] {
-    let (blocks, scales) = (m.blocks(), m.scales(row));
-    let padded = blocks.next_multiple_of(LANES);
+unsafe fn dot<I: Isa, C: Chunks<I>, const N: usize>(m: &Rows, row: usize, mut w: C, x: &[Vector; N]) -> [f32; N] {
+    let padded = m.blocks.next_multiple_of(LANES);
     assert!(x.iter().all(|x| x.scales.len() == padded && x.sums.len() == padded && x.codes.len() == padded * BLOCK));
     // SAFETY: the caller's promise; `x` is whole groups, asserted above.
     unsafe {
         let mut acc = [I::no_lanes(); N];
-        let whole = blocks / LANES;
+        let scales = m.scales::<I>(row, C::HALVES);
+        let whole = m.blocks / LANES;
         for g in 0..whole {
             w.prefetch(g * GROUP);
-            let w_scales = scales_of_group::<I>(scales, g * LANES, C::HALVES);
-            add_chunks::<I, C, N>(&mut acc, &mut w, g * GROUP, GROUP, w_scales, x);
+            let mut dots = [[I::no_dots(); GROUP]; N];
+            for c in 0..GROUP {
+                let i = g * GROUP + c;
+                put::<I, N>(&mut dots, c, w.multiply(i, codes_at(x, i)));
+            }
+            add::<I, N>(&mut acc, &dots, C::GATHERS, scales.group(g * LANES), x, g * LANES);
         }
         if whole < padded / LANES {
-            let w_scales = scales_of_last_group::<I>(scales, whole * LANES, blocks, C::HALVES);
-            add_chunks::<I, C, N>(&mut acc, &mut w, whole * GROUP, m.chunks() - whole * GROUP, w_scales, x);
-        }
-        acc.map(|acc| I::sum(acc))
-    }
-}
-
-/// Adds the products of the `n` chunks from `first` on.
-///
-/// # Safety
-/// As [`dot`].
-#[inline(always)]
-unsafe fn add_chunks<I: Isa, C: Chunks<I>, const N: usize>(
-    acc: &mut [I::Lanes; N],
-    w: &mut C,
-    first: usize,
-    n: usize,
-    w_scales: I::Lanes,
-    x: &[Vector; N],
-) {
-    // SAFETY: the caller's promise; a group of `x` is GROUP chunks of codes and LANES scales and sums.
-    unsafe {
-        let mut dots = [[I::no_dots(); GROUP]; N];
-        for c in 0..GROUP {
-            if c < n {
-                let i = first + c;
-                let at: [*const i8; N] = std::array::from_fn(|t| x[t].codes.as_ptr().add(i * CHUNK));
-                let products: [I::Dots; N] = w.multiply(i, at);
-                dots.iter_mut().zip(products).for_each(|(dots, products)| dots[c] = products);
+            let mut dots = [[I::no_dots(); GROUP]; N];
+            for c in 0..m.chunks - whole * GROUP {
+                let i = whole * GROUP + c;
+                put::<I, N>(&mut dots, c, w.multiply_last(i, codes_at(x, i)));
             }
+            add::<I, N>(&mut acc, &dots, C::GATHERS, scales.last_group(whole * LANES, m.blocks), x, whole * LANES);
         }
-        for ((acc, dots), x) in acc.iter_mut().zip(&dots).zip(x) {
-            let block = first * (CHUNK / BLOCK);
-            let (x_scales, x_sums) = (x.scales.as_ptr().add(block), x.sums.as_ptr().add(block));
-            *acc = I::add_group(*acc, dots, C::GATHERS, w_scales, x_scales, x_sums);
+        let mut sums = [0.0; N];
+        for t in 0..N {
+            sums[t] = I::sum(acc[t]);
         }
+        sums
     }
 }
 
-/// The scales of a row from block `first`, the first of a group, on; zeros after the last.
-///
-/// # Safety
-/// The CPU has ISA `I`.
-#[inline(always)]
-pub(super) unsafe fn scales_from<I: Isa>(m: &Matrix, row: usize, first: usize) -> I::Lanes {
-    let (scales, halves) = (m.scales(row), m.encoding().scale_kind() == ScaleKind::Half);
-    // SAFETY: the caller's promise; there are as many as are asked for.
-    unsafe {
-        match m.blocks() - first {
-            LANES.. => scales_of_group::<I>(scales, first, halves),
-            _ => scales_of_last_group::<I>(scales, first, m.blocks(), halves),
-        }
-    }
-}
-
-/// Eight scales from `first` on.
-///
-/// # Safety
-/// The CPU has ISA `I`; there are that many.
-#[inline(always)]
-unsafe fn scales_of_group<I: Isa>(scales: RowScales, first: usize, halves: bool) -> I::Lanes {
-    // SAFETY: the caller's promise.
-    unsafe {
-        match scales {
-            RowScales::Half(stored) if halves => I::half_scales(stored.as_ptr().add(2 * first)),
-            RowScales::Row { factor, codes } if !halves => I::byte_scales(codes.as_ptr().add(first), factor),
-            _ => I::no_lanes(),
-        }
-    }
-}
-
-/// The scales from `first` on, zeros after them.
-///
-/// # Safety
-/// The CPU has ISA `I`; there are `blocks`, at most eight of them from `first` on.
-#[inline(always)]
-unsafe fn scales_of_last_group<I: Isa>(scales: RowScales, first: usize, blocks: usize, halves: bool) -> I::Lanes {
-    let mut copy = [0; 2 * LANES];
-    // SAFETY: the caller's promise.
-    unsafe {
-        match scales {
-            RowScales::Half(stored) if halves => {
-                let n = 2 * (blocks - first);
-                copy[..n].copy_from_slice(&stored[2 * first..][..n]);
-                I::half_scales(copy.as_ptr())
-            }
-            RowScales::Row { factor, codes } if !halves => {
-                copy[..blocks - first].copy_from_slice(&codes[first..blocks]);
-                I::byte_scales(copy.as_ptr(), factor)
-            }
-            _ => I::no_lanes(),
-        }
-    }
-}
-
-/// Eight bytes of bits.
+/// Where the codes of chunk `i` of every vector are.
 ///
 /// # Safety
 /// They are there.
 #[inline(always)]
-unsafe fn bits_of(bits: *const u8, chunk: usize) -> u64 {
-    // SAFETY: the caller's promise.
-    u64::from_le(unsafe { bits.add(8 * chunk).cast::<u64>().read_unaligned() })
+unsafe fn codes_at<const N: usize>(x: &[Vector; N], i: usize) -> [*const i8; N] {
+    let mut at = [std::ptr::null(); N];
+    for t in 0..N {
+        // SAFETY: the caller's promise.
+        at[t] = unsafe { x[t].codes.as_ptr().add(i * CHUNK) };
+    }
+    at
 }
-
-/// Declares the reader of an encoding whose chunks have one length: how far apart they are, what makes one, and, where
-/// that is not the product of the chunk, what multiplies.
-macro_rules! fixed_chunks {
-    ($name:ident, $step:expr, $halves:expr, $next:expr $(, $gather:ident)?) => {
-        struct $name {
-            values: *const u8,
-            bits: *const u8,
-        }
-
-        impl<I: Isa> Chunks<I> for $name {
-            const HALVES: bool = $halves;
-
-            #[inline(always)]
-            unsafe fn next(&mut self, i: usize) -> I::Chunk {
-                // SAFETY: the caller's promise; chunk `i` is there.
-                unsafe { $next(bits_of(self.bits, i), self.values.add($step * i)) }
-            }
-
-            $(
-            const GATHERS: bool = true;
-
-            #[inline(always)]
-            unsafe fn multiply<const N: usize>(&mut self, i: usize, x: [*const i8; N]) -> [I::Dots; N] {
-                // SAFETY: the caller's promise; chunk `i` is there.
-                unsafe { I::$gather(bits_of(self.bits, i), self.values.add($step * i), x) }
-            })?
-
-            #[inline(always)]
-            fn prefetch(&self, from: usize) {
-                I::prefetch(self.bits.wrapping_add(8 * from + AHEAD / 4));
-                prefetch_lines::<I>(self.values.wrapping_add($step * from + AHEAD), GROUP * $step / 64);
-            }
-        }
-    };
-}
-
-fixed_chunks!(Q5, 32, true, |bits, values| I::q5(values, bits));
-fixed_chunks!(Q8Keep16Of32, 32, false, I::q8_keep_16_of_32);
-fixed_chunks!(Q4Keep16Of32, 16, false, I::q4_keep_16_of_32);
-fixed_chunks!(Q8Keep2Of4, 32, false, I::q8_keep_2_of_4, gather_q8);
-fixed_chunks!(Q4Keep2Of4, 16, false, I::q4_keep_2_of_4, gather_q4);
 
 #[inline(always)]
-fn prefetch_lines<I: Isa>(from: *const u8, lines: usize) {
-    I::prefetch_lines(from, lines);
-}
-
-struct Q8 {
-    values: *const u8,
-}
-
-impl<I: Isa> Chunks<I> for Q8 {
-    const HALVES: bool = true;
-
-    #[inline(always)]
-    unsafe fn next(&mut self, i: usize) -> I::Chunk {
-        // SAFETY: the caller's promise; chunk `i` is there, its second block perhaps that of the next row.
-        unsafe { I::q8(self.values.add(CHUNK * i)) }
-    }
-
-    #[inline(always)]
-    fn prefetch(&self, from: usize) {
-        prefetch_lines::<I>(self.values.wrapping_add(CHUNK * from + AHEAD), GROUP);
+fn put<I: Isa, const N: usize>(dots: &mut [[I::Dots; GROUP]; N], c: usize, products: [I::Dots; N]) {
+    for t in 0..N {
+        dots[t][c] = products[t];
     }
 }
 
-struct Q4 {
-    values: *const u8,
-}
-
-impl<I: Isa> Chunks<I> for Q4 {
-    const HALVES: bool = true;
-
-    #[inline(always)]
-    unsafe fn next(&mut self, i: usize) -> I::Chunk {
-        // SAFETY: the caller's promise; chunk `i` is there.
-        unsafe { I::q4(self.values.add(CHUNK / 2 * i)) }
-    }
-
-    #[inline(always)]
-    fn prefetch(&self, from: usize) {
-        prefetch_lines::<I>(self.values.wrapping_add(CHUNK / 2 * from + AHEAD), GROUP / 2);
-    }
-}
-
-/// The chunks of a row that [`Store`] wrote, its scales being halves or bytes as they were.
-struct Stored<const HALVES: bool> {
-    codes: *const u8,
-}
-
-impl<I: Isa, const HALVES: bool> Chunks<I> for Stored<HALVES> {
-    const HALVES: bool = HALVES;
-
-    #[inline(always)]
-    unsafe fn next(&mut self, i: usize) -> I::Chunk {
-        // SAFETY: the caller's promise; whole chunks were stored.
-        unsafe { I::q8(self.codes.add(CHUNK * i)) }
-    }
-
-    #[inline(always)]
-    fn prefetch(&self, _from: usize) {}
-}
-
-struct SparseQ8 {
-    values: *const u8,
-    bits: *const u8,
-}
-
-impl<I: Isa> Chunks<I> for SparseQ8 {
-    const HALVES: bool = false;
-
-    #[inline(always)]
-    unsafe fn next(&mut self, i: usize) -> I::Chunk {
-        // SAFETY: the caller's promise; values move on by as many bytes as the row's mask has bits, at most a full row.
-        unsafe { I::sparse_q8(bits_of(self.bits, i), &mut self.values) }
-    }
-
-    #[inline(always)]
-    fn prefetch(&self, from: usize) {
-        I::prefetch(self.bits.wrapping_add(8 * from + AHEAD / 4));
-        prefetch_lines::<I>(self.values.wrapping_add(AHEAD), GROUP / 2);
-    }
-}
-
-struct SparseQ4 {
-    low: *const u8,
-    high: *const u8,
-    bits: *const u8,
-    /// The chunk that is in both streams.
-    shared: usize,
-}
-
-impl<I: Isa> Chunks<I> for SparseQ4 {
-    const HALVES: bool = false;
-
-    #[inline(always)]
-    unsafe fn next(&mut self, i: usize) -> I::Chunk {
-        // SAFETY: the caller's promise; each stream moves on by as many bytes as its chunks have bits, at most a full
-        // row.
-        unsafe {
-            let bits = bits_of(self.bits, i);
-            match i % 2 {
-                _ if i == self.shared => I::sparse_q4_shared(bits, self.low, self.high),
-                0 => I::sparse_q4::<false>(bits, &mut self.low),
-                _ => I::sparse_q4::<true>(bits, &mut self.high),
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn prefetch(&self, from: usize) {
-        I::prefetch(self.bits.wrapping_add(8 * from + AHEAD / 4));
-        I::prefetch(self.low.wrapping_add(AHEAD));
-    }
-}
-
+/// Adds the products of a group, whose first block is `block`.
+///
 /// # Safety
-/// The CPU has ISA `I`.
+/// The CPU has ISA `I`; `x` has such a group.
 #[inline(always)]
-pub(super) unsafe fn rows_f32<I: Isa>(
-    m: &Matrix,
-    rows: Range<usize>,
-    x: &[f32],
-    scratch: &mut Scratch,
-    out: &mut [f32],
+unsafe fn add<I: Isa, const N: usize>(
+    acc: &mut [I::Lanes; N],
+    dots: &[[I::Dots; GROUP]; N],
+    gathered: bool,
+    w_scales: I::Lanes,
+    x: &[Vector; N],
+    block: usize,
 ) {
-    scratch.fit(1, m.cols());
-    scratch.fit_tile(m.cols());
-    let stride = m.cols().next_multiple_of(PAD);
-    let n = x.len() / stride;
-    for (first, panel) in rows.step_by(PANEL).zip(out.chunks_mut(PANEL * n)) {
-        let height = panel.len() / n;
-        let mut r = 0;
-        while r < height {
-            let tile = match height - r {
-                left if left >= 8 && I::WIDE => 8,
-                left => left.min(4),
-            };
-            // SAFETY: the ISA is the caller's promise; the scratch was fitted.
-            unsafe {
-                expand_tile::<I>(m, first + r, tile, stride, scratch);
-                match tile {
-                    8 => tile_f32::<I, 8>(&scratch.tile, x, stride, &mut panel[r..], height),
-                    4 => tile_f32::<I, 4>(&scratch.tile, x, stride, &mut panel[r..], height),
-                    3 => tile_f32::<I, 3>(&scratch.tile, x, stride, &mut panel[r..], height),
-                    2 => tile_f32::<I, 2>(&scratch.tile, x, stride, &mut panel[r..], height),
-                    _ => tile_f32::<I, 1>(&scratch.tile, x, stride, &mut panel[r..], height),
-                }
-            }
-            r += tile;
-        }
-    }
-}
-
-/// # Safety
-/// The CPU has ISA `I`; `scratch` was fitted to the matrix' columns.
-#[inline(always)]
-unsafe fn expand_tile<I: Isa>(m: &Matrix, first: usize, height: usize, stride: usize, scratch: &mut Scratch) {
-    let Scratch { codes, scales, tile, .. } = scratch;
-    for r in 0..height {
-        // Expansions write whole blocks, into the next row's place before it is written, or past the last.
-        let out = &mut tile[r * stride..];
-        // SAFETY: the ISA is the caller's promise; the scratch was fitted to these columns.
+    for t in 0..N {
+        // SAFETY: the caller's promise.
         unsafe {
-            if m.encoding().is_integer() {
-                load_scales(m, first + r, scales);
-                store_row::<I>(m, first + r, codes);
-                scale_codes(&codes[..m.blocks() * BLOCK], scales, out);
-            } else {
-                expand_f32::<I>(m, first + r, out);
-            }
+            let (x_scales, x_sums) = (x[t].scales.as_ptr().add(block), x[t].sums.as_ptr().add(block));
+            acc[t] = I::add_group(acc[t], &dots[t], gathered, w_scales, x_scales, x_sums);
         }
-        out[m.cols()..stride].fill(0.0);
-    }
-}
-
-#[inline(always)]
-fn scale_codes(codes: &[i8], scales: &[f32], out: &mut [f32]) {
-    for ((codes, scale), out) in codes.chunks_exact(BLOCK).zip(scales).zip(out.chunks_exact_mut(BLOCK)) {
-        out.iter_mut().zip(codes).for_each(|(o, &c)| *o = f32::from(c) * scale);
-    }
-}
-
-/// `out[t * height + r]` is row `r` of the tile times vector `t`.
-///
-/// # Safety
-/// As [`rows_f32`]; `tile` has `R` rows.
-#[inline(always)]
-unsafe fn tile_f32<I: Isa, const R: usize>(tile: &[f32], x: &[f32], stride: usize, out: &mut [f32], height: usize) {
-    let n = x.len() / stride;
-    let mut t = 0;
-    while t < n {
-        let (x, out) = (&x[t * stride..], &mut out[t * height..]);
-        // SAFETY: x has at least as many vectors from `t` on as are asked for.
-        unsafe {
-            t += match n - t {
-                1 => put(I::dots_f32::<R, 1>(tile, x, stride), out, height),
-                2 => put(I::dots_f32::<R, 2>(tile, x, stride), out, height),
-                _ => put(I::dots_f32::<R, 3>(tile, x, stride), out, height),
-            };
-        }
-    }
-}
-
-#[inline(always)]
-fn put<const R: usize, const N: usize>(dots: [[f32; N]; R], out: &mut [f32], height: usize) -> usize {
-    for (r, dots) in dots.iter().enumerate() {
-        for (t, dot) in dots.iter().enumerate() {
-            out[t * height + r] = *dot;
-        }
-    }
-    N
-}
-
-/// Writes at least `m.cols()` and at most whole blocks of values.
-///
-/// # Safety
-/// The CPU has ISA `I`; `out` holds whole blocks.
-#[inline(always)]
-unsafe fn expand_f32<I: Isa>(m: &Matrix, row: usize, out: &mut [f32]) {
-    let values = m.row_values(row);
-    match m.encoding() {
-        // SAFETY: a dense half row has two bytes a column.
-        Encoding::F16 => unsafe { I::load_f16(values, &mut out[..m.cols()]) },
-        // SAFETY: a full row and more follow every tensor, whatever the mask says: see `spm::matrix::slack`.
-        Encoding::SparseF16 => unsafe {
-            let values = &values[..m.chunks() * CHUNK * 2 + OVERRUN];
-            I::expand_f16(m.bits(row), values.as_ptr(), out);
-        },
-        _ => m.read_row(row, &mut out[..m.cols()]),
     }
 }

@@ -12,6 +12,8 @@
 
 mod aligned;
 mod attention;
+mod chunks;
+mod float;
 mod kernel;
 mod portable;
 

@@ -15,7 +15,7 @@ use spm::{BLOCK, Matrix};
 
 use super::kernel::{self, Codes, GROUP, Isa, Scratch};
 use super::neon_dotprod::sdot;
-use super::{Kernels, attention};
+use super::{Kernels, attention, float};
 use crate::ops;
 
 /// The kernels: every CPU of this architecture has what they need.
@@ -56,7 +56,7 @@ fn rows_i8(m: &Matrix, rows: Range<usize>, x: &Codes, scratch: &mut Scratch, out
 
 fn rows_f32(m: &Matrix, rows: Range<usize>, x: &[f32], scratch: &mut Scratch, out: &mut [f32]) {
     // SAFETY: NEON is baseline on this architecture.
-    unsafe { kernel::rows_f32::<Neon<false>>(m, rows, x, scratch, out) }
+    unsafe { float::rows_f32::<Neon<false>>(m, rows, x, scratch, out) }
 }
 
 /// Vectors that are multiplied with a chunk in registers.
@@ -313,43 +313,54 @@ fn spread_2_of_4(places: u64, codes: [uint8x16_t; 2]) -> Chunk {
 #[target_feature(enable = "neon")]
 #[inline]
 unsafe fn gather<const DOTPROD: bool, const N: usize>(places: u64, w: Gathered, x: [*const i8; N]) -> [int32x4_t; N] {
+    let mut dots = [vdupq_n_s32(0); N];
     match w {
         Gathered::Whole(w) => {
             let places = places_2_of_4(places, 16);
-            // SAFETY: the caller's promise.
-            x.map(|x| unsafe {
-                let x: [uint8x16_t; 4] = std::array::from_fn(|i| vld1q_u8(x.cast::<u8>().add(16 * i)));
-                // 8 activations of the first block, then 8 of the second.
-                let first = vqtbl2q_u8(uint8x16x2_t(x[0], x[2]), places[0]);
-                let second = vqtbl2q_u8(uint8x16x2_t(x[1], x[3]), places[1]);
-                let sums = sdot(vdupq_n_s32(0), w[0], vreinterpretq_s8_u8(first));
-                sdot(sums, w[1], vreinterpretq_s8_u8(second))
-            })
+            for t in 0..N {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    let at = |column: usize| vld1q_u8(x[t].cast::<u8>().add(column));
+                    // 8 activations of the first block, then 8 of the second.
+                    let first = vqtbl2q_u8(uint8x16x2_t(at(0), at(32)), places[0]);
+                    let second = vqtbl2q_u8(uint8x16x2_t(at(16), at(48)), places[1]);
+                    dots[t] = sdot(dots[t], w[0], vreinterpretq_s8_u8(first));
+                    dots[t] = sdot(dots[t], w[1], vreinterpretq_s8_u8(second));
+                }
+            }
         }
         Gathered::Halves(w) => {
-            let (near, far): ([i32; 2], [i32; 2]) = ([0, -2], [-4, -6]);
-            let groups = [0u8, 0, 4, 4, 8, 8, 12, 12];
-            // SAFETY: the arrays are as long as the registers.
-            let (near, far, groups) =
-                unsafe { (vld1_s32(near.as_ptr()), vld1_s32(far.as_ptr()), vld1_u8(groups.as_ptr())) };
-            let place = |i: usize| {
-                let word = vdup_n_u32((places >> (i / 2 * 32)) as u32);
-                let fields = vreinterpret_u8_u32(vshl_u32(word, if i % 2 == 0 { near } else { far }));
-                vbsl_u8(vdup_n_u8(3), fields, groups)
-            };
-            let places: [uint8x8_t; 4] = std::array::from_fn(place);
-            // SAFETY: the caller's promise.
-            x.map(|x| unsafe {
+            let places = half_places_2_of_4(places);
+            for t in 0..N {
                 // The quarters' codes lie in the order of columns 0, 32, 16, 48.
-                let x = [0, 32, 16, 48].map(|column| vld1q_u8(x.cast::<u8>().add(column)));
-                let picked: [_; 4] = std::array::from_fn(|i| vreinterpret_s8_u8(vqtbl1_u8(x[i], places[i])));
+                let pick = |i: usize, column: usize| {
+                    // SAFETY: the caller's promise.
+                    let x = unsafe { vld1q_u8(x[t].cast::<u8>().add(column)) };
+                    vreinterpret_s8_u8(vqtbl1_u8(x, places[i]))
+                };
                 // Two products of at most 2^14 - 128 fit 16 bits.
-                let first = vmlal_s8(vmull_s8(w[0], picked[0]), w[2], picked[2]);
-                let second = vmlal_s8(vmull_s8(w[1], picked[1]), w[3], picked[3]);
-                vpaddq_s32(vpaddlq_s16(first), vpaddlq_s16(second))
-            })
+                let first = vmlal_s8(vmull_s8(w[0], pick(0, 0)), w[2], pick(2, 16));
+                let second = vmlal_s8(vmull_s8(w[1], pick(1, 32)), w[3], pick(3, 48));
+                dots[t] = vpaddq_s32(vpaddlq_s16(first), vpaddlq_s16(second));
+            }
         }
     }
+    dots
+}
+
+/// The places of 8 codes each.
+#[target_feature(enable = "neon")]
+#[inline]
+fn half_places_2_of_4(places: u64) -> [uint8x8_t; 4] {
+    let (near, far): ([i32; 2], [i32; 2]) = ([0, -2], [-4, -6]);
+    let groups = [0u8, 0, 4, 4, 8, 8, 12, 12];
+    // SAFETY: the arrays are as long as the registers.
+    let (near, far, groups) = unsafe { (vld1_s32(near.as_ptr()), vld1_s32(far.as_ptr()), vld1_u8(groups.as_ptr())) };
+    std::array::from_fn(|i| {
+        let word = vdup_n_u32((places >> (i / 2 * 32)) as u32);
+        let fields = vreinterpret_u8_u32(vshl_u32(word, if i % 2 == 0 { near } else { far }));
+        vbsl_u8(vdup_n_u8(3), fields, groups)
+    })
 }
 
 /// 32 codes of a 2:4 chunk as they are stored, 16 or 8 a register.
@@ -400,7 +411,7 @@ impl<const DOTPROD: bool> Isa for Neon<DOTPROD> {
     }
 
     #[inline(always)]
-    unsafe fn q5(nibbles: *const u8, bits: u64) -> Chunk {
+    unsafe fn q5(bits: u64, nibbles: *const u8) -> Chunk {
         // SAFETY: the caller's promise.
         unsafe {
             let n = [vld1q_u8(nibbles), vld1q_u8(nibbles.add(16))];

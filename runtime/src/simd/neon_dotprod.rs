@@ -114,12 +114,9 @@ unsafe fn turn_rows(m: &Matrix, first: usize, height: usize, stride: usize, scra
     let Scratch { codes, packed, scales, .. } = scratch;
     let width = stride * BLOCK;
     assert!(codes.len() >= PANEL * width && packed.len() >= PANEL * width && scales.len() >= PANEL * stride);
-    // SAFETY: the caller's promise; sizes are asserted above; a row is `width` codes, a multiple of 256, and `stride`
-    // scales, a multiple of 8.
+    // SAFETY: the caller's promise; sizes are asserted above; a row is `width` codes, a multiple of 256.
     unsafe {
-        for r in 0..height {
-            kernel::store_row::<Neon<true>>(m, first + r, &mut codes[r * width..]);
-        }
+        kernel::store_rows::<Neon<true>>(m, first..first + height, width, codes);
         for quad in (0..height.next_multiple_of(4)).step_by(4) {
             // Registers of four rows, and of the four after them, take turns.
             let to = packed.as_mut_ptr().add(quad / TALL * TALL * width + quad % TALL * 4);
@@ -131,19 +128,10 @@ unsafe fn turn_rows(m: &Matrix, first: usize, height: usize, stride: usize, scra
                 }
             }
         }
-        for top in (0..height).step_by(TALL) {
-            for b in (0..stride).step_by(LANES) {
-                let mut rows = [[0.0; LANES]; TALL];
-                for (r, to) in rows.iter_mut().enumerate().take(height - top) {
-                    let [low, high] = kernel::scales_from::<Neon<true>>(m, first + top + r, b);
-                    vst1q_f32(to.as_mut_ptr(), low);
-                    vst1q_f32(to.as_mut_ptr().add(4), high);
-                }
-                for (i, to) in scales[top * stride + b * TALL..][..LANES * TALL].chunks_exact_mut(TALL).enumerate() {
-                    to.iter_mut().zip(&rows).for_each(|(to, row)| *to = row[i]);
-                }
-            }
-        }
+    }
+    for r in 0..height {
+        let (row, to) = (m.scales(first + r), &mut scales[r / TALL * TALL * stride..][..TALL * stride]);
+        to.chunks_exact_mut(TALL).take(m.blocks()).enumerate().for_each(|(b, to)| to[r % TALL] = row.get(b));
     }
 }
 

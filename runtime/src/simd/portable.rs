@@ -9,7 +9,7 @@ use spm::{BLOCK, CHUNK, Matrix};
 use wide::f32x8;
 
 use super::kernel::{self, Codes, GROUP, Isa, LANES, OVERRUN, Scratch};
-use super::{Kernels, attention, sum_lanes};
+use super::{Kernels, attention, float, sum_lanes};
 use crate::ops;
 
 pub(super) fn detect() -> Option<&'static Kernels> {
@@ -46,7 +46,7 @@ fn rows_i8(m: &Matrix, rows: Range<usize>, x: &Codes, scratch: &mut Scratch, out
 
 fn rows_f32(m: &Matrix, rows: Range<usize>, x: &[f32], scratch: &mut Scratch, out: &mut [f32]) {
     // SAFETY: this ISA needs nothing of the CPU.
-    unsafe { kernel::rows_f32::<Portable>(m, rows, x, scratch, out) }
+    unsafe { float::rows_f32::<Portable>(m, rows, x, scratch, out) }
 }
 
 /// Spreads codes over the columns whose bits are set; `code(n)` is the n-th.
@@ -90,7 +90,7 @@ impl Isa for Portable {
         std::array::from_fn(|i| (n[i % BLOCK] >> (i / BLOCK * 4) & 15) as i8 - 8)
     }
 
-    unsafe fn q5(nibbles: *const u8, bits: u64) -> [i8; CHUNK] {
+    unsafe fn q5(bits: u64, nibbles: *const u8) -> [i8; CHUNK] {
         // SAFETY: the caller's promise.
         let n = unsafe { bytes::<BLOCK>(nibbles) };
         std::array::from_fn(|i| (n[i % BLOCK] >> (i / BLOCK * 4) & 15 | ((bits >> i & 1) as u8) << 4) as i8 - 16)
