@@ -13,8 +13,8 @@ use kernel_benches::{noise, sparse_or_dense};
 use runtime::simd::{self, Codes, Kernels, Scratch};
 use spm::{Encoding, Matrix};
 
-/// 8 rows of 2048 columns: 16 KB as bytes.
-const SHAPE: (usize, usize) = (8, 2048);
+/// Vectors and shape: 16 KB of weights as bytes for one or few vectors; for many, two panels of rows.
+const CASES: [(usize, (usize, usize)); 3] = [(1, (8, 2048)), (4, (8, 2048)), (96, (32, 1024))];
 const SPARSITIES: [f32; 2] = [0.5, 0.7];
 const TRIES: usize = 400;
 
@@ -27,11 +27,11 @@ fn main() {
     for encoding in Encoding::ALL.into_iter().filter(|e| e.is_integer()) {
         let sparsities = if encoding.has_row_starts() { &SPARSITIES[..] } else { &SPARSITIES[..1] };
         for &sparsity in sparsities {
-            let matrix = sparse_or_dense(encoding, SHAPE.0, SHAPE.1, sparsity);
-            for n in [1, 4, 64] {
+            for (n, (rows, cols)) in CASES {
+                let matrix = sparse_or_dense(encoding, rows, cols, sparsity);
                 let row: Vec<_> = kernels.iter().map(|k| cell(k, &matrix, n, once)).collect();
                 let pruned = if encoding.is_sparse() { format!("{:.0} %", sparsity * 100.0) } else { "-".into() };
-                let bits = matrix.byte_len() as f64 * 8.0 / (SHAPE.0 * SHAPE.1) as f64;
+                let bits = matrix.byte_len() as f64 * 8.0 / (rows * cols) as f64;
                 println!("| {} | {pruned} | {bits:.2} | {n} | {} |", encoding.name(), row.join(" | "));
             }
         }

@@ -48,7 +48,7 @@ impl Parts {
             body.extend(content);
         }
         let mut file = b"\x93SPM\r\n\x1a\n".to_vec();
-        file.extend(1u32.to_le_bytes());
+        file.extend(2u32.to_le_bytes());
         file.extend((self.sections.len() as u32).to_le_bytes());
         file.extend((body.len() as u64 + (1 << 16)).to_le_bytes());
         file.extend(blake3::hash(&body).as_bytes());
@@ -169,6 +169,16 @@ const STRUCTURE: &[(&str, Edit, &str)] = &[
         "tensor `token_embd.weight`: encoding number 99",
     ),
     (
+        "a pattern of half chunks",
+        |p| p.set_entry("blk.0.ffn_down.weight", ENCODING, &[24, 0]),
+        "tensor `blk.0.ffn_down.weight`: encoding 16:32-q8 needs a multiple of 64 columns, there are 160",
+    ),
+    (
+        "a pattern with row starts",
+        |p| p.set_entry("blk.1.ffn_up.weight", ENCODING, &[29, 0]),
+        "tensor `blk.1.ffn_up.weight`: is ",
+    ),
+    (
         "reserved field",
         |p| p.set_entry("token_embd.weight", RESERVED, &[1]),
         "tensor `token_embd.weight`: reserved field is 1",
@@ -282,7 +292,12 @@ const RAW: &[(&str, RawEdit, &str)] = &[
     ("cut in the data", |f| f.truncate(70_000), "the file has 70000 bytes and should have"),
     ("one byte short", |f| f.truncate(f.len() - 1), "it was cut or appended to"),
     ("one byte long", |f| f.push(0), "it was cut or appended to"),
-    ("version 2", |f| f[8] = 2, "version 2 of the sparse model file"),
+    (
+        "version 1",
+        |f| f[8] = 1,
+        "version 1 of the sparse model file, this program reads version 2; update it, or prune",
+    ),
+    ("version 3", |f| f[8] = 3, "version 3 of the sparse model file, this program reads version 2"),
     ("header damaged", |f| f[30] ^= 1, "header: checksum is"),
     ("table damaged", |f| f[70] ^= 1, "header: checksum is"),
     (
@@ -312,7 +327,11 @@ const RAW: &[(&str, RawEdit, &str)] = &[
 /// Opens, but `spm verify` finds it.
 const CONTENT: &[(&str, Edit, &str)] = &[
     ("another weight", |p| p.put("DATA", 3, &[7]), "tensor `token_embd.weight`: checksum is"),
-    ("other kept count", |p| p.set_entry("blk.0.attn_q.weight", KEPT, &[100, 0]), "mask bits are set, the table says"),
+    (
+        "other kept count",
+        |p| p.set_entry("blk.0.attn_q.weight", KEPT, &[100, 0]),
+        "weights are kept, the table says 100",
+    ),
 ];
 
 fn valid() -> Vec<u8> {

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use runtime::Layer;
 use spm::encode::{RowEncoder, encode};
-use spm::{Checkpoint, Config, Encoding, Mask, Matrix, row_bytes};
+use spm::{CHUNK, Checkpoint, Config, Encoding, Mask, Matrix, row_bytes};
 
 use crate::error::Error;
 use crate::method::{Job, Method, Needs, by_name};
@@ -45,6 +45,8 @@ pub enum ValueType {
     F16,
     /// 8 bits, a scale for every 32 columns.
     Q8,
+    /// 5 bits, a scale for every 32 columns; only for what is not pruned.
+    Q5,
     /// 4 bits, a scale for every 32 columns.
     Q4,
 }
@@ -84,6 +86,9 @@ impl PruneOptions {
     /// Refuses options that make no sense for a model of this shape.
     pub fn check(&self, config: &Config) -> Result<(), Error> {
         self.pattern.checked()?;
+        if !self.pattern.is_dense() {
+            self.values.sparse(self.pattern, config.dim)?;
+        }
         let names: Vec<String> = layer_matrices(config).map(|(name, _)| name).collect();
         match self.ignore.iter().find(|p| !names.iter().any(|name| name.contains(p.as_str()))) {
             Some(pattern) => Err(Error::NothingIgnored { pattern: pattern.clone() }),
@@ -114,16 +119,27 @@ impl ValueType {
         match self {
             ValueType::F16 => Encoding::F16,
             ValueType::Q8 => Encoding::Q8,
+            ValueType::Q5 => Encoding::Q5,
             ValueType::Q4 => Encoding::Q4,
         }
     }
 
-    /// The encoding of a pruned matrix.
-    pub fn sparse(self) -> Encoding {
+    /// The encoding of a matrix of `cols` columns that is pruned in `pattern`: 2:4 has its own, others are masks.
+    pub fn sparse(self, pattern: Pattern, cols: usize) -> Result<Encoding, Error> {
+        let is_2_of_4 = pattern == Pattern::KeepNofM { n: 2, m: 4 } && cols.is_multiple_of(CHUNK);
+        let (q8, q4) = match is_2_of_4 {
+            true => (Encoding::Q8Keep2Of4, Encoding::Q4Keep2Of4),
+            false => (Encoding::SparseQ8, Encoding::SparseQ4),
+        };
         match self {
-            ValueType::F16 => Encoding::SparseF16,
-            ValueType::Q8 => Encoding::SparseQ8,
-            ValueType::Q4 => Encoding::SparseQ4,
+            ValueType::F16 => Ok(Encoding::SparseF16),
+            ValueType::Q8 => Ok(q8),
+            ValueType::Q4 => Ok(q4),
+            ValueType::Q5 => Err(Error::option(
+                "type of pruned values",
+                "q5",
+                "`f16`, `q8` or `q4`; q5 is for the embedding, the head, and layers that stay dense",
+            )),
         }
     }
 }
@@ -135,8 +151,9 @@ impl std::str::FromStr for ValueType {
         match text {
             "f16" => Ok(ValueType::F16),
             "q8" => Ok(ValueType::Q8),
+            "q5" => Ok(ValueType::Q5),
             "q4" => Ok(ValueType::Q4),
-            _ => Err(Error::option("value type", text, "`f16`, `q8` or `q4`")),
+            _ => Err(Error::option("value type", text, "`f16`, `q8`, `q5` or `q4`")),
         }
     }
 }
@@ -260,7 +277,10 @@ impl Run<'_> {
             };
             let mask = options.method.prune(job)?;
             let everything = mask.kept() == dense.len() as u64;
-            let encoding = if everything { options.values.dense() } else { options.values.sparse() };
+            let encoding = match everything {
+                true => options.values.dense(),
+                false => options.values.sparse(options.pattern, shape.1)?,
+            };
             store(&name, encoding, shape, &weights, Some(&mask))?
         };
         let relative_error = compare(&name, &dense, &stored, inputs)?;

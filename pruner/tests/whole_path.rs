@@ -138,7 +138,7 @@ fn kept_weights_are_the_source_s() {
 fn every_tensor_comes_once_in_its_encoding() {
     let model = model();
     for (values, head) in
-        [(ValueType::F16, ValueType::Q8), (ValueType::Q8, ValueType::Q4), (ValueType::Q4, ValueType::F16)]
+        [(ValueType::F16, ValueType::Q8), (ValueType::Q8, ValueType::Q5), (ValueType::Q4, ValueType::Q4)]
     {
         let options = PruneOptions { values, head, ignore: vec!["blk.0.".into(), "attn_v".into()], ..half(0.5) };
         let (tensors, report) = run(&model, &options);
@@ -153,7 +153,7 @@ fn every_tensor_comes_once_in_its_encoding() {
                 (_, 1) => Encoding::F32,
                 (false, _) => head.dense(),
                 _ if name.contains("blk.0.") || name.contains("attn_v") => values.dense(),
-                _ => values.sparse(),
+                _ => values.sparse(options.pattern, matrix.cols()).unwrap(),
             };
             assert_eq!(matrix.encoding(), encoding, "{name}");
         }
@@ -232,11 +232,14 @@ fn a_plan_is_what_happens() {
             let len = writer.finish(model.config(), model.vocabulary(), &Provenance::default()).unwrap();
             let Plan { tensor_bytes, file_bytes, work, .. } = plan(&model, &options, 4, 32).unwrap();
 
-            // Over a whole matrix, how often a row of nibbles ends in half a byte is not known beforehand.
-            let rows = if (group, values) == (Group::Matrix, ValueType::Q4) { report.total() / 64 } else { 0 };
+            // Which of two streams of nibbles is the longer, and by how much, is not known beforehand.
+            let guessed = report.tensors.iter().any(|t| t.encoding == Encoding::SparseQ4);
+            let room = if guessed { report.bytes / 30 } else { 0 };
             let off = report.bytes.abs_diff(tensor_bytes);
-            assert!(off <= rows, "{pattern} {group} {values}: {off} of {tensor_bytes}");
-            assert!(file_bytes.abs_diff(len) <= rows, "{pattern} {values}: {file_bytes} for {len}");
+            assert!(off <= room, "{pattern} {group} {values}: {tensor_bytes} for {}", report.bytes);
+            // Sections begin at multiples of 65536.
+            let room = if guessed { 1 << 16 } else { 0 };
+            assert!(file_bytes.abs_diff(len) <= room, "{pattern} {values}: {file_bytes} for {len}");
             assert!(seen.windows(2).all(|p| p[0].done <= p[1].done));
             let last = seen.last().unwrap();
             assert_eq!((last.done, last.total, last.layers), (work, work, 2), "{pattern} {values}");
@@ -245,20 +248,55 @@ fn a_plan_is_what_happens() {
 }
 
 #[test]
-fn groups_and_patterns_hold_in_the_result() {
+fn groups_hold_in_the_result() {
     let model = model();
     let (tensors, _) = run(&model, &PruneOptions { group: Group::Matrix, ..half(0.7) });
     for (name, m) in tensors.iter().filter(|(_, m)| m.encoding().is_sparse()) {
         let all = m.rows() * m.cols();
         assert_eq!(m.kept() as usize, all - (all as f64 * 0.7) as usize, "{name}");
     }
-    let (tensors, _) = run(&model, &PruneOptions { pattern: Pattern::KeepNofM { n: 2, m: 4 }, ..half(0.5) });
-    for (name, m) in tensors.iter().filter(|(_, m)| m.encoding().is_sparse()) {
-        let mask = m.mask();
-        for (r, c) in (0..m.rows()).flat_map(|r| (0..m.cols()).step_by(4).map(move |c| (r, c))) {
-            assert_eq!((c..c + 4).filter(|&c| mask.is_kept(r, c)).count(), 2, "{name} row {r} column {c}");
+}
+
+/// Rows of 64 columns have whole chunks, those of 160, of `ffn_down`, have not.
+#[test]
+fn patterns_choose_encodings_that_hold_them() {
+    let model = model();
+    for (n, m, values, even, ragged) in [
+        (2, 4, ValueType::Q8, Encoding::Q8Keep2Of4, Encoding::SparseQ8),
+        (2, 4, ValueType::Q4, Encoding::Q4Keep2Of4, Encoding::SparseQ4),
+        (2, 4, ValueType::F16, Encoding::SparseF16, Encoding::SparseF16),
+        (4, 8, ValueType::Q4, Encoding::SparseQ4, Encoding::SparseQ4),
+        (1, 4, ValueType::Q4, Encoding::SparseQ4, Encoding::SparseQ4),
+        (5, 10, ValueType::Q8, Encoding::SparseQ8, Encoding::SparseQ8),
+    ] {
+        // Comparing over the matrix is for unstructured masks; a pattern has its groups.
+        for group in [Group::Row, Group::Matrix] {
+            let pattern = Pattern::KeepNofM { n, m };
+            let (tensors, report) = run(&model, &PruneOptions { pattern, group, values, ..half(0.5) });
+            for t in &report.tensors {
+                let expected = if t.name.contains("ffn_down") { ragged } else { even };
+                assert_eq!(t.encoding, expected, "{pattern} {values}: {}", t.name);
+            }
+            for (name, matrix) in tensors.iter().filter(|(_, m)| m.encoding().is_sparse()) {
+                let mask = matrix.mask();
+                let groups = (0..matrix.rows()).flat_map(|r| (0..matrix.cols() / m).map(move |g| (r, g * m)));
+                for (row, first) in groups {
+                    let kept = (first..first + m).filter(|&c| mask.is_kept(row, c)).count();
+                    assert_eq!(kept, n, "{pattern} {name} row {row} from column {first}");
+                }
+            }
         }
     }
+}
+
+#[test]
+fn q5_is_for_what_stays_dense() {
+    let model = model();
+    let message = failure(&model, &PruneOptions { values: ValueType::Q5, ..half(0.5) }, &windows()).to_string();
+    assert!(message.contains("`q5`: expected `f16`, `q8` or `q4`"), "{message}");
+    assert!(plan(&model, &PruneOptions { values: ValueType::Q5, ..half(0.5) }, 4, 32).is_err());
+    let (_, report) = run(&model, &PruneOptions { values: ValueType::Q5, ..half(0.0) });
+    assert!(report.tensors.iter().all(|t| t.encoding == Encoding::Q5 && t.relative_error < 0.05));
 }
 
 #[test]

@@ -49,7 +49,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "NAME")]
     pub kernel: Option<String>,
     /// Also measure the dense model of the same values in the same engine, in turns with the sparse one: sparse-f16
-    /// expanded to f16, sparse-q8 and sparse-q4 to q8
+    /// expanded to f16, all others to q8
     #[arg(long)]
     pub dense: bool,
     /// Do not measure the memory's bandwidth; the columns that need it stay empty

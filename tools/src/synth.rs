@@ -14,7 +14,7 @@ use clap::Args;
 use gguf::GgmlType;
 use pruner::{Pattern, ValueType};
 use spm::synthetic::padded_vocabulary;
-use spm::{Encoding, Matrix, Provenance, SpmWriter, WriterOptions};
+use spm::{Encoding, Provenance, SpmWriter, WriterOptions};
 
 use crate::failure::Failure;
 use crate::process;
@@ -35,10 +35,10 @@ pub struct SynthArgs {
     /// unstructured, or N:M to keep N of M neighbours: 2:4, 4:8, 16:32
     #[arg(long, default_value = "unstructured")]
     pub pattern: String,
-    /// How kept weights are stored: f16, q8, q4
+    /// How kept weights are stored: f16, q8, q4; with --sparsity 0 also q5
     #[arg(long, default_value_t = ValueType::Q8)]
     pub values: ValueType,
-    /// How the embedding and the output head are stored: f16, q8, q4 [default: q8; with --gguf, as all else]
+    /// How the embedding and the output head are stored: f16, q8, q5, q4 [default: q8; with --gguf, as all else]
     #[arg(long)]
     pub head: Option<ValueType>,
     /// Layers instead of the real number
@@ -78,10 +78,14 @@ pub fn run(args: &SynthArgs) -> Result<u64, Failure> {
 
 fn write_spm(args: &SynthArgs, shape: &Shape, weights: &Weights) -> Result<u64, Failure> {
     let pattern = Pattern::parse(&args.pattern, args.sparsity).map_err(|e| Failure::Usage(e.to_string()))?;
+    if !pattern.is_dense() {
+        args.values.sparse(pattern, shape.config.dim)?;
+    }
     let options = WriterOptions { replace: args.force, ..WriterOptions::default() };
     let mut writer = SpmWriter::create(&args.output, &options)?;
     for (name, rows, cols) in shape.config.tensors() {
-        let matrix = encode(args, pattern, weights, &name, (rows, cols));
+        let (encoding, pattern) = stored_as(args, pattern, &name, (rows, cols))?;
+        let matrix = weights.encode(&name, (rows, cols), encoding, pattern);
         let matrix = matrix.map_err(|e| Failure::Runtime(format!("tensor `{name}`: {e}")))?;
         writer.push(&name, &matrix)?;
     }
@@ -89,20 +93,20 @@ fn write_spm(args: &SynthArgs, shape: &Shape, weights: &Weights) -> Result<u64, 
     Ok(writer.finish(&shape.config, Some(&vocabulary), &provenance(args, pattern))?)
 }
 
-fn encode(
+/// How a tensor is stored, and in which pattern it is pruned if it is.
+fn stored_as(
     args: &SynthArgs,
     pattern: Pattern,
-    weights: &Weights,
     name: &str,
-    size: (usize, usize),
-) -> Result<Matrix, spm::ShapeError> {
+    (rows, cols): (usize, usize),
+) -> Result<(Encoding, Option<Pattern>), Failure> {
     let is_layer = name.starts_with("blk.");
-    match size.0 {
-        1 => weights.encode(name, size, Encoding::F32, None),
-        _ if !is_layer => weights.encode(name, size, args.head.unwrap_or(ValueType::Q8).dense(), None),
-        _ if pattern.is_dense() => weights.encode(name, size, args.values.dense(), None),
-        _ => weights.encode(name, size, args.values.sparse(), Some(pattern)),
-    }
+    Ok(match rows {
+        1 => (Encoding::F32, None),
+        _ if !is_layer => (args.head.unwrap_or(ValueType::Q8).dense(), None),
+        _ if pattern.is_dense() => (args.values.dense(), None),
+        _ => (args.values.sparse(pattern, cols)?, Some(pattern)),
+    })
 }
 
 fn provenance(args: &SynthArgs, pattern: Pattern) -> Provenance {

@@ -9,7 +9,7 @@ use half::f16;
 use spm::BLOCK;
 
 /// Scale and codes of `block`, of which each half may have a step of its own; 0 where there is none.
-pub(crate) fn encode(block: &[f32; BLOCK], steps: [f32; 2]) -> (f16, [u8; BLOCK]) {
+pub(crate) fn encode(block: &[f32; BLOCK], steps: [f32; 2]) -> (f16, [i8; BLOCK]) {
     let max = block.iter().fold(0.0f32, |m, v| m.max(v.abs()));
     let plain = f16::from_f32(max / 127.0);
     let holds_max = |half: &[f32]| half.iter().any(|v| v.abs() == max);
@@ -23,7 +23,7 @@ pub(crate) fn encode(block: &[f32; BLOCK], steps: [f32; 2]) -> (f16, [u8; BLOCK]
     }
     let inverse = inverse(best.0);
     let multiples = block.map(|v| v * inverse);
-    (best.0, multiples.map(|x| if x.is_nan() { 0 } else { code(x).to_bits() as u8 }))
+    (best.0, multiples.map(|x| if x.is_nan() { 0 } else { code(x).to_bits() as i8 }))
 }
 
 /// The whole part of the step that rounds the largest weight least, and a scale near it that does not round it.
@@ -87,7 +87,7 @@ mod tests {
 
     fn found(block: &[f32; BLOCK], steps: [f32; 2]) -> f64 {
         let (scale, codes) = encode(block, steps);
-        exact_error(block, scale, &codes.map(|c| c as i8))
+        exact_error(block, scale, &codes)
     }
 
     /// But for the rounding of the scale to f16.
@@ -96,7 +96,7 @@ mod tests {
         for step in [0.5f32, 0.0078125, 3.0] {
             let block: [f32; BLOCK] = std::array::from_fn(|i| (i as f32 - 15.0) * step);
             let (scale, codes) = encode(&block, [step; 2]);
-            let near = |(v, c): (&f32, u8)| (v - f32::from(c as i8) * scale.to_f32()).abs() <= v.abs() / 2048.0;
+            let near = |(v, c): (&f32, i8)| (v - f32::from(c) * scale.to_f32()).abs() <= v.abs() / 2048.0;
             assert!(block.iter().zip(codes).all(near), "{step}");
         }
     }
@@ -134,7 +134,7 @@ mod tests {
         #[test]
         fn any_bits_give_some_code(bits in prop::array::uniform32(any::<u32>()), steps in prop::array::uniform2(any::<u32>())) {
             let (scale, codes) = encode(&bits.map(f32::from_bits), steps.map(f32::from_bits));
-            prop_assert!(codes.iter().all(|c| *c as i8 != i8::MIN));
+            prop_assert!(codes.iter().all(|c| *c != i8::MIN));
             prop_assert!(scale.to_f32() >= 0.0);
         }
     }

@@ -1,9 +1,10 @@
-//! Tensors of ggml's types as our q8 and q4, row by row: most models pass through here when they are loaded.
+//! Tensors of ggml's types as our q8, q5 and q4, block by block: most models pass through here when they are loaded.
 //!
-//! Types whose blocks are a scale and small integers keep both, so nothing is lost: Q8_0, Q5_0 and IQ4_NL as q8,
+//! Types whose blocks are a scale and small integers keep both, so nothing is lost: Q8_0 and IQ4_NL as q8, Q5_0 as q5,
 //! Q4_0 as q4. All others become q8 with scales that suit their steps (`q8_scale`).
 
-use spm::{BLOCK, Bytes, Encoding, Matrix, matrix};
+use half::f16;
+use spm::{BLOCK, DensePlanes, Encoding, Matrix};
 
 use crate::dequant::{Codes, codes_iq4_nl, codes_q4_0, codes_q5_0, codes_q8_0, expand, steps_of};
 use crate::ggml_type::GgmlType;
@@ -12,7 +13,8 @@ use crate::q8_scale;
 /// The encoding that holds just what blocks of `kind` hold.
 pub(crate) fn lossless(kind: GgmlType) -> Option<Encoding> {
     match kind {
-        GgmlType::Q8_0 | GgmlType::Q5_0 | GgmlType::Iq4Nl => Some(Encoding::Q8),
+        GgmlType::Q8_0 | GgmlType::Iq4Nl => Some(Encoding::Q8),
+        GgmlType::Q5_0 => Some(Encoding::Q5),
         GgmlType::Q4_0 => Some(Encoding::Q4),
         _ => None,
     }
@@ -20,79 +22,76 @@ pub(crate) fn lossless(kind: GgmlType) -> Option<Encoding> {
 
 /// A tensor of a type that is [`lossless`], with its own scales and codes.
 pub(crate) fn repack(kind: GgmlType, rows: usize, cols: usize, blocks: &[u8]) -> Option<Matrix> {
-    let mut planes = Planes::new(lossless(kind)?, rows, cols)?;
+    let planes = DensePlanes::new(lossless(kind)?, rows, cols).ok()?;
+    let places = places(rows, cols);
     match kind {
-        GgmlType::Q8_0 => planes.repack_q8(blocks, codes_q8_0),
-        GgmlType::Q5_0 => planes.repack_q8(blocks, codes_q5_0),
-        GgmlType::Iq4Nl => planes.repack_q8(blocks, codes_iq4_nl),
-        _ => planes.repack_q4(blocks),
+        GgmlType::Q8_0 => filled(planes, places, blocks, codes_q8_0),
+        GgmlType::Q5_0 => filled(planes, places, blocks, codes_q5_0),
+        GgmlType::Iq4Nl => filled(planes, places, blocks, codes_iq4_nl),
+        _ => filled(planes, places, blocks, codes_q4_0),
     }
-    planes.finish()
+}
+
+fn filled<const B: usize>(
+    mut planes: DensePlanes,
+    places: impl Iterator<Item = (usize, usize)>,
+    blocks: &[u8],
+    codes_of: impl Fn(&[u8; B]) -> Codes,
+) -> Option<Matrix> {
+    for (block, (row, nth)) in blocks.as_chunks::<B>().0.iter().zip(places) {
+        planes.set(row, nth, f16::from_le_bytes([block[0], block[1]]), &codes_of(block));
+    }
+    planes.finish().ok()
 }
 
 /// A tensor of any type as q8, each value the nearest that its block's scale allows.
 pub(crate) fn to_q8(kind: GgmlType, rows: usize, cols: usize, blocks: &[u8]) -> Option<Matrix> {
-    let mut planes = Planes::new(Encoding::Q8, rows, cols)?;
-    let (scales, codes) = planes.split();
+    let mut planes = DensePlanes::new(Encoding::Q8, rows, cols).ok()?;
     let mut row = vec![0.0; cols.checked_next_multiple_of(BLOCK)?];
     let mut steps = vec![[0.0; 2]; row.len() / BLOCK];
-    let places = scales.chunks_exact_mut(steps.len() * 2).zip(codes.chunks_exact_mut(row.len()));
-    for (bytes, (scales, codes)) in blocks.chunks_exact(kind.row_bytes(cols)?).zip(places) {
+    for (r, bytes) in blocks.chunks_exact(kind.row_bytes(cols)?).enumerate().take(rows) {
         expand(kind, bytes, row.get_mut(..cols)?);
         steps_of(kind, bytes, &mut steps);
-        let blocks = row.as_chunks().0.iter().zip(&steps);
-        let places = scales.as_chunks_mut().0.iter_mut().zip(codes.as_chunks_mut().0);
-        for ((block, steps), (scale, codes)) in blocks.zip(places) {
-            let (s, c) = q8_scale::encode(block, *steps);
-            *scale = s.to_le_bytes();
-            *codes = c;
+        for (nth, (block, steps)) in row.as_chunks().0.iter().zip(&steps).enumerate() {
+            let (scale, codes) = q8_scale::encode(block, *steps);
+            planes.set(r, nth, scale, &codes);
         }
     }
-    planes.finish()
+    planes.finish().ok()
 }
 
-/// The bytes of a matrix of scales and codes, slack included.
-struct Planes {
-    encoding: Encoding,
-    rows: usize,
-    cols: usize,
-    bytes: Vec<u8>,
-    codes_at: usize,
+/// Row and number in the row of each block.
+fn places(rows: usize, cols: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..rows).flat_map(move |row| (0..cols.div_ceil(BLOCK)).map(move |nth| (row, nth)))
 }
 
-impl Planes {
-    fn new(encoding: Encoding, rows: usize, cols: usize) -> Option<Self> {
-        let len = matrix::byte_len(encoding, rows, cols, 0)?;
-        let codes = rows.checked_mul(matrix::full_row_bytes(encoding, cols)?)?;
-        let bytes = vec![0; len.checked_add(matrix::slack(encoding, cols)?)?];
-        Some(Planes { encoding, rows, cols, bytes, codes_at: len.checked_sub(codes)? })
-    }
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
 
-    fn split(&mut self) -> (&mut [u8], &mut [u8]) {
-        self.bytes.split_at_mut(self.codes_at)
-    }
+    use super::*;
 
-    fn repack_q8<const B: usize>(&mut self, blocks: &[u8], codes_of: impl Fn(&[u8; B]) -> Codes) {
-        let (scales, codes) = self.split();
-        let places = scales.as_chunks_mut::<2>().0.iter_mut().zip(codes.as_chunks_mut::<BLOCK>().0);
-        for (block, (scale, codes)) in blocks.as_chunks::<B>().0.iter().zip(places) {
-            *scale = [block[0], block[1]];
-            *codes = codes_of(block).map(|c| c as u8);
+    proptest! {
+        /// Bit for bit what the tensor's own type says, with an odd number of blocks a row too.
+        #[test]
+        fn lossless_types_keep_every_value(
+            (rows, nb) in (1..4usize, 1..6usize),
+            bytes in prop::collection::vec(any::<u8>(), 4 * 6 * 34),
+            scales in prop::collection::vec(-2.0f32..2.0, 4 * 6),
+        ) {
+            for kind in GgmlType::ALL.into_iter().filter(|k| lossless(*k).is_some()) {
+                let mut blocks = bytes[..rows * nb * kind.block_bytes()].to_vec();
+                for (block, scale) in blocks.chunks_exact_mut(kind.block_bytes()).zip(&scales) {
+                    block[..2].copy_from_slice(&f16::from_f32(*scale).to_le_bytes());
+                }
+                let mut expected = vec![0.0; rows * nb * BLOCK];
+                expand(kind, &blocks, &mut expected);
+                let matrix = repack(kind, rows, nb * BLOCK, &blocks);
+                let mut found = vec![f32::NAN; expected.len()];
+                prop_assert!(matrix.as_ref().and_then(|m| m.read_rows(0, &mut found)).is_some());
+                prop_assert_eq!(matrix.map(|m| m.encoding()), lossless(kind));
+                prop_assert!(found.iter().zip(&expected).all(|(f, e)| f.to_bits() == e.to_bits()), "{}", kind.name());
+            }
         }
-    }
-
-    /// ggml keeps weights `j` and `j + 16` in a byte, our q4 `2j` and `2j + 1`.
-    fn repack_q4(&mut self, blocks: &[u8]) {
-        let (scales, codes) = self.split();
-        let places = scales.as_chunks_mut::<2>().0.iter_mut().zip(codes.as_chunks_mut::<{ BLOCK / 2 }>().0);
-        for (block, (scale, codes)) in blocks.as_chunks::<18>().0.iter().zip(places) {
-            *scale = [block[0], block[1]];
-            let levels = codes_q4_0(block).map(|c| (c + 8) as u8);
-            codes.iter_mut().zip(levels.as_chunks::<2>().0).for_each(|(c, [low, high])| *c = low | high << 4);
-        }
-    }
-
-    fn finish(self) -> Option<Matrix> {
-        Matrix::new(self.encoding, self.rows, self.cols, Bytes::from(self.bytes), None).ok()
     }
 }

@@ -160,8 +160,8 @@ fn text(s: &str) -> Vec<u8> {
     [&(s.len() as u64).to_le_bytes()[..], s.as_bytes()].concat()
 }
 
-/// The bytes of whole rows of `values` as F32, F16, Q8_0 or Q4_0, rounded as ggml's reference does; `None` for another
-/// type. What is left after the last whole block is lost.
+/// The bytes of whole rows of `values` as F32, F16, Q8_0, Q5_0 or Q4_0, rounded as ggml's reference does; `None` for
+/// another type. What is left after the last whole block is lost.
 pub fn quantize(kind: GgmlType, values: &[f32]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(values.len().div_ceil(kind.block_len()) * kind.block_bytes());
     let blocks = values.as_chunks().0;
@@ -169,6 +169,7 @@ pub fn quantize(kind: GgmlType, values: &[f32]) -> Option<Vec<u8>> {
         GgmlType::F32 => values.iter().for_each(|v| out.extend(v.to_le_bytes())),
         GgmlType::F16 => values.iter().for_each(|v| out.extend(f16::from_f32(*v).to_le_bytes())),
         GgmlType::Q8_0 => blocks.iter().for_each(|b| out.extend(q8_0(b))),
+        GgmlType::Q5_0 => blocks.iter().for_each(|b| out.extend(q5_0(b))),
         GgmlType::Q4_0 => blocks.iter().for_each(|b| out.extend(q4_0(b))),
         _ => return None,
     }
@@ -184,13 +185,34 @@ fn q8_0(block: &[f32; 32]) -> [u8; 34] {
     out
 }
 
-fn q4_0(block: &[f32; 32]) -> [u8; 18] {
-    let d = block.iter().fold(0.0f32, |m, &v| if v.abs() > m.abs() { v } else { m }) / -8.0;
-    let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-    let code = |v: f32| (v * inverse + 8.5).clamp(0.0, 15.0) as u8;
-    let mut out = [0; 18];
-    out[..2].copy_from_slice(&f16::from_f32(d).to_le_bytes());
-    let (low, high) = block.split_at(16);
-    out[2..].iter_mut().zip(low.iter().zip(high)).for_each(|(o, (l, h))| *o = code(*l) | code(*h) << 4);
+fn q5_0(block: &[f32; 32]) -> [u8; 22] {
+    let (d, codes) = from_extreme(block, 16.0);
+    let high = codes.iter().rev().fold(0u32, |bits, c| bits << 1 | u32::from(c >> 4));
+    let mut out = [0; 22];
+    out[..2].copy_from_slice(&d.to_le_bytes());
+    out[2..6].copy_from_slice(&high.to_le_bytes());
+    put_nibbles(&mut out[6..], &codes);
     out
+}
+
+fn q4_0(block: &[f32; 32]) -> [u8; 18] {
+    let (d, codes) = from_extreme(block, 8.0);
+    let mut out = [0; 18];
+    out[..2].copy_from_slice(&d.to_le_bytes());
+    put_nibbles(&mut out[2..], &codes);
+    out
+}
+
+/// The scale that gives the weight furthest from zero the code 0, and all codes, `half` being zero's.
+fn from_extreme(block: &[f32; 32], half: f32) -> (f16, [u8; 32]) {
+    let d = block.iter().fold(0.0f32, |m, &v| if v.abs() > m.abs() { v } else { m }) / -half;
+    let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+    let codes = block.map(|v| (v * inverse + (half + 0.5)).clamp(0.0, 2.0 * half - 1.0) as u8);
+    (f16::from_f32(d), codes)
+}
+
+/// The lower four bits of codes `j` and `j + 16` in byte `j`.
+fn put_nibbles(out: &mut [u8], codes: &[u8; 32]) {
+    let (low, high) = codes.split_at(16);
+    out.iter_mut().zip(low.iter().zip(high)).for_each(|(o, (l, h))| *o = l & 15 | h << 4);
 }

@@ -4,9 +4,10 @@ use half::f16;
 
 use crate::bytes::Bytes;
 use crate::encoding::{BLOCK, CHUNK, Encoding, ScaleKind};
-use crate::levels::{QUARTERS_2_OF_4, field_2_of_4, in_high_nibbles};
+use crate::levels::{field_2_of_4, group_2_of_4, in_high_nibbles};
 use crate::mask::{Mask, row_bytes};
 use crate::matrix::{self, Matrix, PLANE_ALIGN, ShapeError};
+use crate::order::{reorder, reorder_bits};
 use crate::row_scaled;
 
 /// Encodes `weights` (`rows x cols`, row-major). A sparse encoding stores what `mask` keeps (everything
@@ -163,16 +164,21 @@ impl RowEncoder {
 
     /// `row` is whole chunks, zeros where nothing is kept.
     fn push_blocks(&mut self, row: &[f32], stored: &[u8]) {
-        let codes = match self.encoding.scale_kind() {
+        let blocks = self.cols.div_ceil(BLOCK);
+        let mut stored = stored.to_vec();
+        reorder_bits(&mut stored, blocks);
+        let stored = &stored[..];
+        let mut codes = match self.encoding.scale_kind() {
             ScaleKind::Row => self.push_row_scales(row),
             _ => self.push_half_scales(row),
         };
+        reorder(&mut codes, blocks);
         match self.encoding {
             Encoding::Q8 => self.values.extend(&codes[..self.cols.next_multiple_of(BLOCK)]),
             Encoding::Q4 => self.push_nibbles_of_64(&codes),
             Encoding::Q5 => {
-                let high = codes.chunks_exact(8).map(|c| c.iter().rev().fold(0, |bits, c| bits << 1 | c >> 4));
-                self.bits.extend(high);
+                let fifth_bits = |codes: &[u8; 8]| codes.iter().rev().fold(0, |bits, c| bits << 1 | c >> 4);
+                self.bits.extend(codes.as_chunks().0.iter().map(fifth_bits));
                 self.push_nibbles_of_64(&codes.iter().map(|c| c & 15).collect::<Vec<_>>());
             }
             Encoding::Q8Keep2Of4 | Encoding::Q4Keep2Of4 => self.push_places(&codes, stored),
@@ -206,7 +212,7 @@ impl RowEncoder {
     /// The codes of a row with an f32 and an i8 a block.
     fn push_row_scales(&mut self, row: &[f32]) -> Vec<u8> {
         let blocks = &row.as_chunks::<BLOCK>().0[..self.cols.div_ceil(BLOCK)];
-        let is_q4 = matches!(self.encoding, Encoding::SparseQ4 | Encoding::Q4Keep16Of32 | Encoding::Q4Keep2Of4);
+        let is_q4 = matches!(self.encoding, Encoding::SparseQ4 | Encoding::Q4Keep2Of4);
         let (factor, scales, codes) = row_scaled::encode(blocks, is_q4, self.plain_scales);
         self.factors.extend(factor.to_le_bytes());
         self.scales.extend(scales.iter().map(|&s| s as u8));
@@ -231,18 +237,11 @@ impl RowEncoder {
             gather(codes.len(), items)
         };
         match self.encoding {
-            Encoding::SparseQ8 | Encoding::Q8Keep16Of32 => self.values.extend(kept(None)),
-            Encoding::SparseQ4 => {
+            Encoding::SparseQ8 => self.values.extend(kept(None)),
+            _ => {
                 let (low, high) = (kept(Some(false)), kept(Some(true)));
                 let nth = |codes: &[u8], i: usize| codes.get(i).copied().unwrap_or(0);
                 self.values.extend((0..low.len().max(high.len())).map(|i| nth(&low, i) | nth(&high, i) << 4));
-            }
-            _ => {
-                let kept = kept(None);
-                for chunk in kept.as_chunks::<{ CHUNK / 2 }>().0 {
-                    let (low, high) = chunk.split_at(BLOCK / 2);
-                    self.values.extend(low.iter().zip(high).map(|(l, h)| l | h << 4));
-                }
             }
         }
     }
@@ -252,7 +251,7 @@ impl RowEncoder {
             let mut bits = 0u64;
             let mut picked = [0; CHUNK / 2];
             for (j, code) in picked.iter_mut().enumerate() {
-                let group = QUARTERS_2_OF_4[j / 8] + j % 8 / 2 * 4;
+                let group = group_2_of_4(j);
                 let mut of_group = (0..4).filter(|p| is_kept(stored, c * CHUNK + group + p));
                 let place = of_group.nth(j % 2).unwrap_or(0);
                 bits |= (place as u64) << field_2_of_4(j);

@@ -26,10 +26,6 @@ pub enum Encoding {
     SparseQ8 = 17,
     /// Any mask; the kept codes as nibbles, numbers of one of 16 levels.
     SparseQ4 = 18,
-    /// 16 kept of every 32, codes as `i8`: rows of one length.
-    Q8Keep16Of32 = 24,
-    /// 16 kept of every 32, codes as nibbles: rows of one length.
-    Q4Keep16Of32 = 25,
     /// 2 kept of every 4, codes as `i8`, places instead of a mask: activations are gathered.
     Q8Keep2Of4 = 28,
     /// 2 kept of every 4, codes as nibbles, places instead of a mask: activations are gathered.
@@ -49,7 +45,7 @@ pub enum ScaleKind {
 
 impl Encoding {
     /// Every encoding, in order of its number.
-    pub const ALL: [Encoding; 12] = [
+    pub const ALL: [Encoding; 10] = [
         Self::F32,
         Self::F16,
         Self::Q8,
@@ -58,8 +54,6 @@ impl Encoding {
         Self::SparseF16,
         Self::SparseQ8,
         Self::SparseQ4,
-        Self::Q8Keep16Of32,
-        Self::Q4Keep16Of32,
         Self::Q8Keep2Of4,
         Self::Q4Keep2Of4,
     ];
@@ -80,8 +74,6 @@ impl Encoding {
             Self::SparseF16 => "sparse-f16",
             Self::SparseQ8 => "sparse-q8",
             Self::SparseQ4 => "sparse-q4",
-            Self::Q8Keep16Of32 => "16:32-q8",
-            Self::Q4Keep16Of32 => "16:32-q4",
             Self::Q8Keep2Of4 => "2:4-q8",
             Self::Q4Keep2Of4 => "2:4-q4",
         }
@@ -100,7 +92,6 @@ impl Encoding {
     /// Kept of how many neighbours, where that is the same everywhere: columns then come in whole chunks.
     pub fn fixed_pattern(self) -> Option<(usize, usize)> {
         match self {
-            Self::Q8Keep16Of32 | Self::Q4Keep16Of32 => Some((16, 32)),
             Self::Q8Keep2Of4 | Self::Q4Keep2Of4 => Some((2, 4)),
             _ => None,
         }

@@ -14,6 +14,7 @@ use crate::header::{self, Header, SECTION_ALIGN, Section};
 use crate::levels::{in_high_nibbles, kept_2_of_4};
 use crate::matrix::Matrix;
 use crate::metadata::{self, Provenance};
+use crate::order::stored_column;
 use crate::tensor_table::{self, Entry};
 use crate::tokenizer::Vocabulary;
 use crate::vocabulary_codec;
@@ -236,12 +237,11 @@ fn verify_matrix(entry: &Entry, matrix: &Matrix) -> Result<(), Fault> {
     if matrix.kept() != entry.kept {
         return fault(format!("{} weights are kept, the table says {}", matrix.kept(), entry.kept));
     }
-    if !matrix.encoding().has_bits() {
+    if !matrix.encoding().is_sparse() {
         return Ok(());
     }
     let problem = (0..matrix.rows()).find_map(|row| match matrix.encoding() {
         Encoding::Q8Keep2Of4 | Encoding::Q4Keep2Of4 => bad_places(matrix, row),
-        Encoding::Q8Keep16Of32 | Encoding::Q4Keep16Of32 => bad_count(matrix, row),
         _ => bad_mask(matrix, row),
     });
     problem.map_or(Ok(()), fault)
@@ -250,8 +250,12 @@ fn verify_matrix(entry: &Entry, matrix: &Matrix) -> Result<(), Fault> {
 /// Bits past the last column, or a row as long as its mask does not say.
 fn bad_mask(matrix: &Matrix, row: usize) -> Option<String> {
     let (bits, chunks) = (matrix.bits(row), matrix.chunks());
-    let past = (matrix.cols()..bits.len() * 8).find(|&c| bits[c / 8] >> (c % 8) & 1 == 1);
-    if let Some(col) = past {
+    let stored_at = |c: usize| match matrix.encoding() {
+        Encoding::SparseF16 => c,
+        _ => stored_column(c, matrix.blocks()),
+    };
+    let is_set = |c: &usize| bits[stored_at(*c) / 8] >> (stored_at(*c) % 8) & 1 == 1;
+    if let Some(col) = (matrix.cols()..bits.len() * 8).find(is_set) {
         return Some(format!("row {row} has a bit for column {col} of {}", matrix.cols()));
     }
     let mut kept = [0; 2];
@@ -261,25 +265,18 @@ fn bad_mask(matrix: &Matrix, row: usize) -> Option<String> {
     }
     let expected = match matrix.encoding() {
         Encoding::SparseF16 => kept[0] * 2,
-        Encoding::SparseQ8 => kept[0],
         Encoding::SparseQ4 => kept[0].max(kept[1]),
-        _ => return None,
+        _ => kept[0],
     };
     let len = matrix.row_range(row).len();
     let kept = kept[0] + kept[1];
     (len != expected).then(|| format!("row {row} has {len} bytes, its {kept} kept weights need {expected}"))
 }
 
-/// A block that keeps more or fewer than 16.
-fn bad_count(matrix: &Matrix, row: usize) -> Option<String> {
-    let kept = |bits: &[u8]| bits.iter().map(|b| b.count_ones()).sum::<u32>();
-    let (block, bits) = matrix.bits(row).chunks(BLOCK / 8).enumerate().find(|(_, bits)| kept(bits) != 16)?;
-    Some(format!("row {row} keeps {} of block {block}, expected 16", kept(bits)))
-}
-
 /// A pair of places that is not ascending.
 fn bad_places(matrix: &Matrix, row: usize) -> Option<String> {
-    let cols: Vec<usize> = kept_2_of_4(matrix.bits(row)).map(|(_, col)| col).collect();
+    let column = |(_, col)| stored_column(col, matrix.blocks());
+    let cols: Vec<usize> = kept_2_of_4(matrix.bits(row)).map(column).collect();
     let pair = cols.chunks_exact(2).find(|pair| pair[0] >= pair[1])?;
     Some(format!("row {row} keeps columns {} and {} in this order, expected ascending", pair[0], pair[1]))
 }

@@ -2,6 +2,7 @@
 
 use crate::encoding::{BLOCK, CHUNK, Encoding};
 use crate::matrix::Matrix;
+use crate::order::{GROUP, reorder};
 
 /// The levels of the codes of sparse q4. Code 0 is level 0, so that a byte of zeros, which is what a kernel expands
 /// where nothing is kept, is a level of zero too. The others are finer near zero than far from it.
@@ -20,9 +21,11 @@ pub fn in_high_nibbles(block: usize, chunks: usize) -> bool {
     if chunk + 1 == chunks && chunks % 2 == 1 { block % 2 == 1 } else { chunk % 2 == 1 }
 }
 
-/// The order in which the 32 kept codes of a 2:4 chunk lie: 8 each of its columns from 0, 32, 16 and 48 on, so that
-/// half a register of activations is gathered from one, half from the next.
-pub const QUARTERS_2_OF_4: [usize; 4] = [0, 32, 16, 48];
+/// From which stored column of a 2:4 chunk on code `j` (0 to 31) has its group of four: four codes each of quad `k` of the
+/// first 32, two, and of quad `k` of the others, two. So a lane that sums four products sums those of one block.
+pub fn group_2_of_4(j: usize) -> usize {
+    j % 4 / 2 * BLOCK + j / 4 * 4
+}
 
 /// Where code `j` (0 to 31) of a 2:4 chunk finds its place: the first bit of a field of two in the chunk's bits.
 pub fn field_2_of_4(j: usize) -> usize {
@@ -35,13 +38,13 @@ pub(crate) fn kept_of_mask(bits: &[u8]) -> impl Iterator<Item = (usize, usize)> 
     (0..bits.len() * 8).filter(|col| bits[col / 8] >> (col % 8) & 1 == 1).enumerate()
 }
 
-/// The kept columns of a row of 2:4 places: number in the row's codes and column.
+/// The kept columns of a row of 2:4 places: number in the row's codes and column as stored.
 pub(crate) fn kept_2_of_4(bits: &[u8]) -> impl Iterator<Item = (usize, usize)> {
     (0..bits.len() / 8 * (CHUNK / 2)).map(|nth| {
         let (chunk, j) = (nth / (CHUNK / 2), nth % (CHUNK / 2));
         let at = field_2_of_4(j);
         let place = usize::from(bits[chunk * 8 + at / 8] >> (at % 8) & 3);
-        (nth, chunk * CHUNK + QUARTERS_2_OF_4[j / 8] + j % 8 / 2 * 4 + place)
+        (nth, chunk * CHUNK + group_2_of_4(j) + place)
     })
 }
 
@@ -62,8 +65,16 @@ impl<'a> Levels<'a> {
         Levels { matrix, bits, values: matrix.row_values(row), chunk: 0, passed: [0; 2] }
     }
 
-    /// The levels of the next 64 columns, zeros where nothing is kept.
-    pub(crate) fn next(&mut self, out: &mut [i8; CHUNK]) {
+    /// The levels of the next 256 columns, zeros where nothing is kept and past the last chunk.
+    pub(crate) fn next(&mut self, out: &mut [i8; GROUP]) {
+        let (group, left) = (self.chunk * CHUNK / GROUP, self.matrix.chunks() - self.chunk);
+        out.fill(0);
+        out.as_chunks_mut::<CHUNK>().0.iter_mut().take(left).for_each(|chunk| self.next_chunk(chunk));
+        reorder(out, (self.matrix.blocks() - group * GROUP / BLOCK).min(GROUP / BLOCK));
+    }
+
+    /// The levels of the next chunk as it is stored.
+    fn next_chunk(&mut self, out: &mut [i8; CHUNK]) {
         let chunk = self.chunk;
         let values = self.values;
         match self.matrix.encoding() {
@@ -81,10 +92,6 @@ impl<'a> Levels<'a> {
             }
             Encoding::SparseQ8 => self.kept(out, |values, nth, _| values[nth] as i8),
             Encoding::SparseQ4 => self.kept(out, |values, nth, high| level(values[nth], high)),
-            Encoding::Q8Keep16Of32 => self.fixed(out, |values, block, nth| values[block * 16 + nth] as i8),
-            Encoding::Q4Keep16Of32 => {
-                self.fixed(out, |values, block, nth| level(values[block / 2 * 16 + nth], block % 2 == 1));
-            }
             Encoding::Q8Keep2Of4 => self.places(out, |values, j| values[j] as i8),
             Encoding::Q4Keep2Of4 => self.places(out, |values, j| level(values[j % 16], j >= 16)),
             Encoding::F32 | Encoding::F16 | Encoding::SparseF16 => unreachable!("only integer encodings have levels"),
@@ -106,19 +113,6 @@ impl<'a> Levels<'a> {
             if self.bits[self.chunk * 8 + i / 8] >> (i % 8) & 1 == 1 {
                 *o = code(self.values, *passed, high);
                 *passed += 1;
-            }
-        }
-    }
-
-    fn fixed(&self, out: &mut [i8; CHUNK], code: impl Fn(&[u8], usize, usize) -> i8) {
-        for (b, out) in out.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
-            let mut nth = 0;
-            for (i, o) in out.iter_mut().enumerate() {
-                *o = 0;
-                if self.bit(b * BLOCK + i) == 1 {
-                    *o = code(self.values, self.chunk * 2 + b, nth);
-                    nth += 1;
-                }
             }
         }
     }

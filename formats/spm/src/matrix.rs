@@ -15,6 +15,7 @@ use crate::bytes::Bytes;
 use crate::encoding::{BLOCK, CHUNK, Encoding, ScaleKind};
 use crate::levels::{Levels, kept_2_of_4, kept_of_mask};
 use crate::mask::{Mask, row_bytes};
+use crate::order::{GROUP, reorder_bits, stored_column};
 
 /// Planes start at multiples of this many bytes.
 pub const PLANE_ALIGN: usize = 64;
@@ -287,9 +288,14 @@ impl Matrix {
         for row in 0..self.rows {
             match self.encoding {
                 Encoding::Q8Keep2Of4 | Encoding::Q4Keep2Of4 => {
-                    kept_2_of_4(self.bits(row)).for_each(|(_, col)| mask.keep(row, col));
+                    let kept = kept_2_of_4(self.bits(row));
+                    kept.for_each(|(_, col)| mask.keep(row, stored_column(col, self.blocks())));
                 }
-                _ => mask.row_mut(row).copy_from_slice(self.bits(row)),
+                Encoding::SparseF16 => mask.row_mut(row).copy_from_slice(self.bits(row)),
+                _ => {
+                    mask.row_mut(row).copy_from_slice(self.bits(row));
+                    reorder_bits(mask.row_mut(row), self.blocks());
+                }
             }
         }
         mask
@@ -309,11 +315,11 @@ impl Matrix {
             }
             _ => {
                 let (scales, mut levels) = (self.scales(row), Levels::new(self, row));
-                let mut chunk = [0; CHUNK];
-                for (c, out) in out.chunks_mut(CHUNK).enumerate() {
-                    levels.next(&mut chunk);
-                    for (b, (out, levels)) in out.chunks_mut(BLOCK).zip(chunk.chunks(BLOCK)).enumerate() {
-                        let scale = scales.get(2 * c + b);
+                let mut group = [0; GROUP];
+                for (g, out) in out.chunks_mut(GROUP).enumerate() {
+                    levels.next(&mut group);
+                    for (b, (out, levels)) in out.chunks_mut(BLOCK).zip(group.chunks(BLOCK)).enumerate() {
+                        let scale = scales.get(g * GROUP / BLOCK + b);
                         out.iter_mut().zip(levels).for_each(|(o, &l)| *o = scale * f32::from(l));
                     }
                 }
@@ -391,8 +397,8 @@ pub fn full_row_bytes(encoding: Encoding, cols: usize) -> Option<usize> {
         Encoding::SparseF16 => chunks.checked_mul(CHUNK * 2),
         Encoding::SparseQ8 => chunks.checked_mul(CHUNK),
         Encoding::Q4 | Encoding::Q5 | Encoding::SparseQ4 => chunks.checked_mul(CHUNK / 2),
-        Encoding::Q8Keep16Of32 | Encoding::Q8Keep2Of4 => chunks.checked_mul(CHUNK / 2),
-        Encoding::Q4Keep16Of32 | Encoding::Q4Keep2Of4 => chunks.checked_mul(CHUNK / 4),
+        Encoding::Q8Keep2Of4 => chunks.checked_mul(CHUNK / 2),
+        Encoding::Q4Keep2Of4 => chunks.checked_mul(CHUNK / 4),
     }
 }
 

@@ -6,15 +6,16 @@ use std::fs;
 use std::path::Path;
 
 use proptest::prelude::*;
-use spm::synthetic::SyntheticModel;
-use spm::{Bytes, Checkpoint, Error, SparseModel, SpmWriter, WriterOptions};
+use spm::{
+    Bytes, Checkpoint, Encoding, Error, Mask, Matrix, SparseModel, SpmWriter, WriterOptions, encode, matrix, row_bytes,
+};
 
 #[test]
 fn what_is_written_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.spm");
-    let len = common::write(&path);
-    let source = SyntheticModel::tiny(1);
+    let len = common::write(&path, &common::model());
+    let source = common::model();
     let model = SparseModel::open(&path).unwrap();
     model.verify().unwrap();
     assert_eq!(len, fs::metadata(&path).unwrap().len());
@@ -30,15 +31,82 @@ fn what_is_written_is_read() {
         assert_eq!(read.row_starts(), written.row_starts(), "{name}");
         assert_eq!(model.tensor(&name).unwrap().kept, written.kept(), "{name}");
     }
+    let held = |e: &Encoding| model.tensors().iter().any(|t| t.encoding == e.name());
+    assert!(Encoding::ALL.iter().all(held), "a tensor in every encoding");
     assert!(model.matrix("blk.9.attn_q.weight").is_none());
+}
+
+/// Damage that opening does not look at, in one matrix of a model whose checksums are right.
+#[test]
+fn verify_finds_what_no_encoder_writes() {
+    type Damage = fn(&mut Damaged);
+    let (q, down) = ("blk.0.attn_q.weight", "blk.0.ffn_down.weight");
+    // Even columns are kept: of a group of four those at places 0 and 2.
+    let cases: [(Encoding, &str, Damage, &str); 6] = [
+        (Encoding::Q8Keep2Of4, q, |d| d.flip(2, 9), "row 2 keeps columns 0 and 0 in this order, expected ascending"),
+        (Encoding::Q4Keep2Of4, q, |d| d.flip(2, 1), "row 2 keeps columns 2 and 2 in this order, expected ascending"),
+        (Encoding::SparseQ8, q, |d| d.bytes[64 * 8 + 5 * 4..][..4].fill(0xFF), "number 5 is not finite"),
+        (Encoding::Q5, q, |d| d.bytes[64 * 8 + 7 * 2..][..2].fill(0xFF), "number 7 is not finite"),
+        // As many weights as before, but 17 in one stream and 15 in the other.
+        (
+            Encoding::SparseQ4,
+            q,
+            |d| [31, 62].into_iter().for_each(|col| d.flip(1, col)),
+            "row 1 has 16 bytes, its 32 kept weights need 17",
+        ),
+        (
+            Encoding::SparseF16,
+            down,
+            |d| [160, 0].into_iter().for_each(|col| d.flip(1, col)),
+            "row 1 has a bit for column 160 of 160",
+        ),
+    ];
+    for (encoding, tensor, damage, expected) in cases {
+        let message = verified(encoding, tensor, damage);
+        assert!(message.contains(tensor) && message.contains(expected), "{}: {message}", encoding.name());
+    }
+    let untouched = verified(Encoding::SparseQ4, down, |_| ());
+    assert_eq!(untouched, "ok");
+}
+
+/// What is said of a model in which `tensor` was damaged before checksums were made.
+fn verified(encoding: Encoding, tensor: &str, damage: fn(&mut Damaged)) -> String {
+    let model = common::model();
+    let mut all = common::matrices(&model);
+    let (_, matrix) = all.iter_mut().find(|(name, _)| name == tensor).unwrap();
+    let (rows, cols) = (matrix.rows(), matrix.cols());
+    let even = Mask::from_fn(rows, cols, |_, col| col % 2 == 0);
+    let good = encode::encode(encoding, rows, cols, &model.read_all(tensor).unwrap(), Some(&even)).unwrap();
+    let mut damaged = Damaged { bytes: good.stored_bytes().to_vec(), bits_of_row: row_bytes(cols) };
+    damage(&mut damaged);
+    damaged.bytes.resize(good.byte_len() + matrix::slack(encoding, cols).unwrap(), 0);
+    let starts = good.row_starts().map(Into::into);
+    *matrix = Matrix::new(encoding, rows, cols, Bytes::from(damaged.bytes), starts).unwrap();
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.spm");
+    common::write_matrices(&path, &model, all);
+    SparseModel::open(&path).unwrap().verify().map_or_else(|e| e.to_string(), |()| "ok".into())
+}
+
+struct Damaged {
+    bytes: Vec<u8>,
+    bits_of_row: usize,
+}
+
+impl Damaged {
+    /// Turns a bit of a row in the plane of bits.
+    fn flip(&mut self, row: usize, bit: usize) {
+        self.bytes[row * self.bits_of_row + bit / 8] ^= 1 << (bit % 8);
+    }
 }
 
 #[test]
 fn the_same_model_is_the_same_file() {
     let folder = tempfile::tempdir().unwrap();
     let (a, b) = (folder.path().join("a.spm"), folder.path().join("b.spm"));
-    common::write(&a);
-    common::write(&b);
+    common::write(&a, &common::model());
+    common::write(&b, &common::model());
     assert_eq!(fs::read(&a).unwrap(), fs::read(&b).unwrap());
 }
 
@@ -54,7 +122,7 @@ fn an_unfinished_file_leaves_nothing_behind() {
 fn nothing_of_the_users_is_overwritten() {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("model.spm");
-    common::write(&model);
+    common::write(&model, &common::model());
     let before = fs::read(&model).unwrap();
     let create = |path: &Path, replace, sources| {
         SpmWriter::create(path, &WriterOptions { replace, sources, ..WriterOptions::default() }).map(drop)
@@ -76,7 +144,7 @@ fn nothing_of_the_users_is_overwritten() {
 #[test]
 fn the_writer_refuses_an_incomplete_model() {
     let folder = tempfile::tempdir().unwrap();
-    let model = SyntheticModel::tiny(1);
+    let model = common::model();
     let mut all = common::matrices(&model);
     let (last, _) = all.pop().unwrap();
     let mut writer = SpmWriter::create(&folder.path().join("model.spm"), &WriterOptions::default()).unwrap();
@@ -92,7 +160,7 @@ fn the_writer_refuses_an_incomplete_model() {
 fn valid() -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.spm");
-    common::write(&path);
+    common::write(&path, &common::model());
     fs::read(path).unwrap()
 }
 

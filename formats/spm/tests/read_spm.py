@@ -51,7 +51,7 @@ def up(n, to):
 def sections(file):
     assert file[:8] == b"\x93SPM\r\n\x1a\n", "magic"
     version, count, length = struct.unpack_from("<IIQ", file, 8)
-    assert version == 1 and length == len(file)
+    assert version == 2 and length == len(file)
     table = file[64:64 + 32 * count]
     assert crc32c(file[:60] + table) == struct.unpack_from("<I", file, 60)[0], "header checksum"
     found, expected = {}, 65536
@@ -73,7 +73,7 @@ def tensors(found):
         data = found[b"DATA"][offset:offset + size]
         assert crc32c(data) == crc, name
         starts = None
-        if encoding >= 16:
+        if encoding in (16, 17, 18):
             starts = struct.unpack_from(f"<{rows + 1}I", found[b"ROWS"], rows_at)
             rows_at += 4 * (rows + 1)
         yield name, rows, cols, encoding, kept, weights(data, rows, cols, encoding, starts)
@@ -81,41 +81,100 @@ def tensors(found):
     assert rows_at == len(found[b"ROWS"])
 
 
-SPARSE_Q4_LEVELS = [-120, -100, -82, -65, -48, -32, -18, -7, 0, 7, 18, 32, 48, 65, 82, 106]
+LEVELS = [0, 7, 18, 32, 48, 65, 82, 106, -7, -18, -32, -48, -65, -82, -100, -120]
+HAS_BITS = (4, 16, 17, 18, 28, 29)
+
+
+def f32(number):
+    return struct.unpack("<f", struct.pack("<f", number))[0]
 
 
 def weights(data, rows, cols, encoding, starts):
-    nb = -(-cols // 32)
-    at = 0
-    masks = scales = None
-    if encoding >= 16:
-        masks, at = data[:rows * nb * 4], up(rows * nb * 4, 64)
-    if encoding in (2, 3, 17, 18):
+    nb, nc = -(-cols // 32), -(-cols // 64)
+    assert encoding < 28 or cols % 64 == 0
+    bits_end = rows * nc * 8 if encoding in HAS_BITS else 0
+    at = up(bits_end, 64)
+    scales = None
+    if encoding in (2, 3, 4):
         scales = struct.unpack_from(f"<{rows * nb}e", data, at)
-        at = up(at + rows * nb * 2, 64)
+        at += rows * nb * 2
+    elif encoding > 16:
+        factors = struct.unpack_from(f"<{rows}f", data, at)
+        codes = struct.unpack_from(f"<{rows * nb}b", data, at + 4 * rows)
+        scales = [f32(factors[i // nb] * code) for i, code in enumerate(codes)]
+        at += rows * 4 + rows * nb
+    at = up(at, 64)
+    row_len = {0: 4 * cols, 1: 2 * cols, 2: 32 * nb, 3: 32 * nc, 4: 32 * nc, 28: 32 * nc, 29: 16 * nc}.get(encoding)
+    assert len(data) == at + (starts[rows] if starts else rows * row_len)
     out = []
     for r in range(rows):
-        row_len = {0: cols * 4, 1: cols * 2, 2: nb * 32, 3: nb * 16}.get(encoding)
-        row = data[at + (starts[r] if starts else r * row_len):]
-        nth = 0
-        for c in range(cols):
-            if masks and not masks[r * nb * 4 + c // 8] >> c % 8 & 1:
-                out.append(0.0)
-                continue
-            i = nth if masks else c
-            nth += 1
-            if encoding == 0:
-                value = struct.unpack_from("<f", row, 4 * i)[0]
-            elif encoding in (1, 16):
-                value = struct.unpack_from("<e", row, 2 * i)[0]
-            elif encoding in (2, 17):
-                value = struct.unpack_from("<b", row, i)[0]
-            else:
-                n = row[i // 2] >> i % 2 * 4 & 15
-                value = n - 8 if encoding == 3 else SPARSE_Q4_LEVELS[n]
-            if scales:
-                value = struct.unpack("<f", struct.pack("<f", value * scales[r * nb + c // 32]))[0]
-            out.append(value)
+        row = data[at + starts[r]:at + starts[r + 1]] if starts else data[at + r * row_len:at + (r + 1) * row_len]
+        bits = data[r * nc * 8:(r + 1) * nc * 8]
+        if scales:
+            stored = row_values(row, bits, 32 * nb, encoding)
+            values = [f32(stored[stored_column(c, nb)] * scales[r * nb + c // 32]) for c in range(cols)]
+        else:
+            values = row_values(row, bits, cols, encoding)
+        out += values
+    return out
+
+
+def stored_column(c, nb):
+    if c >= nb // 8 * 256:
+        return c
+    return c // 256 * 256 + (c % 32 // 4 * 8 + c % 256 // 32) * 4 + c % 4
+
+
+def row_values(row, bits, cols, encoding):
+    """Numbers of all columns of a row, or integers, as they are stored, that wait for their scales."""
+    def bit(c):
+        return bits[c // 8] >> c % 8 & 1
+
+    def nibble(byte, high):
+        return row[byte] >> (4 if high else 0) & 15
+
+    def dense_nibble(c):
+        return nibble(c // 64 * 32 + c % 32, c % 64 >= 32)
+
+    if encoding == 0:
+        return struct.unpack(f"<{cols}f", row)
+    if encoding == 1:
+        return struct.unpack(f"<{cols}e", row)
+    if encoding == 2:
+        return struct.unpack_from(f"<{cols}b", row)
+    if encoding == 3:
+        return [dense_nibble(c) - 8 for c in range(cols)]
+    if encoding == 4:
+        return [(dense_nibble(c) | bit(c) << 4) - 16 for c in range(cols)]
+    out = [0.0] * cols
+    if encoding >= 28:
+        for chunk in range(cols // 64):
+            for j in range(32):
+                at = 32 * (j // 16) + 8 * (j % 4) + 2 * (j % 16 // 4)
+                place = bits[chunk * 8 + at // 8] >> at % 8 & 3
+                c = chunk * 64 + j % 4 // 2 * 32 + j // 4 * 4 + place
+                if encoding == 28:
+                    out[c] = struct.unpack_from("<b", row, chunk * 32 + j)[0]
+                else:
+                    out[c] = LEVELS[nibble(chunk * 16 + j % 16, j >= 16)]
+        return out
+    nc = -(-cols // 64)
+    passed = {}
+    for c in (c for c in range(cols) if bit(c)):
+        chunk, block = c // 64, c // 32
+        stream = 0
+        if encoding == 18:
+            stream = block % 2 if nc % 2 and chunk == nc - 1 else chunk % 2
+        nth = passed.get(stream, 0)
+        passed[stream] = nth + 1
+        if encoding == 16:
+            out[c] = struct.unpack_from("<e", row, 2 * nth)[0]
+        elif encoding == 17:
+            out[c] = struct.unpack_from("<b", row, nth)[0]
+        else:
+            out[c] = LEVELS[nibble(nth, stream)]
+    if encoding == 18:
+        assert len(row) == max(passed.values(), default=0)
     return out
 
 

@@ -33,9 +33,10 @@ pub(super) fn detect() -> Option<&'static Kernels> {
 /// For ISAs that contain this one, too.
 pub(super) static KERNELS: Kernels = Kernels {
     name: "avx2",
+    tiled_from: usize::MAX,
     rows_i8: checked!(rows_i8(m, rows, x, scratch, out)),
     rows_f32: checked!(rows_f32(m, rows, x, scratch, out)),
-    quantize: checked!(quantize(x, codes, scales, sums)),
+    quantize: checked!(quantize(x, codes, scales, lifts)),
     scores: checked!(scores(q, keys, scratch, out)),
     mix: checked!(mix(q, values, scratch, weights, out)),
     softmax: checked!(softmax(scores, scale)),
@@ -145,29 +146,41 @@ unsafe fn high_nibbles(bytes: __m256i) -> __m256i {
     unsafe { low_nibbles(_mm256_srli_epi16::<4>(bytes)) }
 }
 
+/// The levels of sparse q4, for `VNNI` raised by 128.
+///
 /// # Safety
 /// AVX2; codes 0 to 15.
 #[inline(always)]
-unsafe fn levels(codes: __m256i) -> __m256i {
+pub(super) unsafe fn levels<const VNNI: bool>(codes: __m256i) -> __m256i {
     // SAFETY: the caller's promise; there are 16 levels.
     unsafe {
-        let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(SPARSE_Q4_LEVELS.as_ptr().cast()));
+        let table = raised::<VNNI>(_mm256_broadcastsi128_si256(_mm_loadu_si128(SPARSE_Q4_LEVELS.as_ptr().cast())));
         _mm256_shuffle_epi8(table, codes)
     }
 }
 
-/// The places of 32 codes of a 2:4 chunk, 0 to 15 in the quarter of 16 columns that each belongs to.
+/// For `VNNI` unsigned codes, 128 larger; and back.
 ///
 /// # Safety
 /// AVX2.
 #[inline(always)]
-unsafe fn places_2_of_4(places: u64) -> __m256i {
+unsafe fn raised<const VNNI: bool>(codes: __m256i) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe { if VNNI { _mm256_xor_si256(codes, _mm256_set1_epi8(-128)) } else { codes } }
+}
+
+/// The places of 32 codes of a 2:4 chunk, 0 to 15 in the 16 columns that each belongs to.
+///
+/// # Safety
+/// AVX2.
+#[inline(always)]
+pub(super) unsafe fn places_2_of_4(places: u64) -> __m256i {
     // SAFETY: the caller's promise.
     unsafe {
         let (low, high) = (places as i32, (places >> 32) as i32);
         let fields = _mm256_setr_m128i(_mm_set1_epi32(low), _mm_set1_epi32(high));
         let fields = _mm256_srlv_epi32(fields, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6));
-        let groups = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 0, 4, 4, 8, 8, 12, 12, 0, 0, 4, 4, 8, 8, 12, 12));
+        let groups = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
         _mm256_or_si256(_mm256_and_si256(fields, _mm256_set1_epi8(3)), groups)
     }
 }
@@ -181,9 +194,9 @@ unsafe fn spread_2_of_4(places: u64, codes: __m256i) -> [__m256i; 2] {
     // SAFETY: the caller's promise.
     unsafe {
         let places = places_2_of_4(places);
-        // Columns from 0 and from 16 on; columns from 32 and from 48 on.
-        let (first, one) = (_mm_setr_epi8(0, 0, 0, 0, 2, 2, 2, 2, 4, 4, 4, 4, 6, 6, 6, 6), _mm_set1_epi8(1));
-        let second = _mm_add_epi8(first, _mm_set1_epi8(8));
+        // Two codes of every four are of the first 32 columns, two of the others.
+        let (first, one) = (_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12), _mm_set1_epi8(1));
+        let second = _mm_add_epi8(first, _mm_set1_epi8(2));
         [
             _mm256_or_si256(spread(places, codes, first), spread(places, codes, _mm_add_epi8(first, one))),
             _mm256_or_si256(spread(places, codes, second), spread(places, codes, _mm_add_epi8(second, one))),
@@ -206,27 +219,40 @@ unsafe fn spread(places: __m256i, codes: __m256i, of: __m128i) -> __m256i {
     }
 }
 
-/// 2:4 codes times the activations at their places.
+/// The activations at the places of a 2:4 chunk.
+///
+/// # Safety
+/// AVX2; 64 codes at `x`.
+#[inline(always)]
+pub(super) unsafe fn pick(places: __m256i, x: *const i8) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let first = _mm256_shuffle_epi8(_mm256_loadu_si256(x.cast()), places);
+        let second = _mm256_shuffle_epi8(_mm256_loadu_si256(x.add(BLOCK).cast()), places);
+        _mm256_blend_epi16::<0b1010_1010>(first, second)
+    }
+}
+
+/// Adds 2:4 codes, not raised, times the activations at their places.
 ///
 /// # Safety
 /// AVX2 (and AVX-VNNI); 64 codes at every `x`.
 #[inline(always)]
-unsafe fn gather<const VNNI: bool, const N: usize>(places: u64, w: __m256i, x: [*const i8; N]) -> [[__m256i; 2]; N] {
+unsafe fn gather<const VNNI: bool, const N: usize>(
+    mut acc: [__m256i; N],
+    places: u64,
+    w: __m256i,
+    x: [*const i8; N],
+) -> [__m256i; N] {
     // SAFETY: the caller's promise.
     unsafe {
         let places = places_2_of_4(places);
-        let zero = _mm256_setzero_si256();
-        let mut dots = [[zero; 2]; N];
         for t in 0..N {
-            let first = _mm256_shuffle_epi8(_mm256_loadu_si256(x[t].cast()), places);
-            let second = _mm256_shuffle_epi8(_mm256_loadu_si256(x[t].add(BLOCK).cast()), places);
-            // In each half 8 codes of the first block, then 8 of the second.
-            let picked = _mm256_blend_epi32::<0b1100_1100>(first, second);
+            let picked = pick(places, x[t]);
             // Activations are never -128, so that their magnitude may be the unsigned side.
-            let sums = products::<VNNI>(_mm256_abs_epi8(picked), _mm256_sign_epi8(w, picked));
-            dots[t] = [_mm256_blend_epi32::<0b1100_1100>(sums, zero), _mm256_blend_epi32::<0b0011_0011>(sums, zero)];
+            acc[t] = add_products::<VNNI>(acc[t], _mm256_abs_epi8(picked), _mm256_sign_epi8(w, picked));
         }
-        dots
+        acc
     }
 }
 
@@ -235,7 +261,7 @@ unsafe fn gather<const VNNI: bool, const N: usize>(places: u64, w: __m256i, x: [
 /// # Safety
 /// AVX2; 16 readable bytes.
 #[inline(always)]
-unsafe fn low_then_high(values: *const u8) -> __m256i {
+pub(super) unsafe fn low_then_high(values: *const u8) -> __m256i {
     // SAFETY: the caller's promise.
     unsafe {
         let both = _mm256_broadcastsi128_si256(_mm_loadu_si128(values.cast()));
@@ -246,21 +272,25 @@ unsafe fn low_then_high(values: *const u8) -> __m256i {
 impl<const VNNI: bool> Isa for Avx2<VNNI> {
     const FEW: usize = FEW;
     type Chunk = [__m256i; 2];
+    type Acc = __m256i;
     type Dots = [__m256i; 2];
     type Lanes = __m256;
 
     #[inline(always)]
     unsafe fn q8(codes: *const u8) -> [__m256i; 2] {
         // SAFETY: the caller's promise.
-        unsafe { [_mm256_loadu_si256(codes.cast()), _mm256_loadu_si256(codes.add(BLOCK).cast())] }
+        unsafe {
+            let second = _mm256_loadu_si256(codes.add(BLOCK).cast());
+            [raised::<VNNI>(_mm256_loadu_si256(codes.cast())), raised::<VNNI>(second)]
+        }
     }
 
     #[inline(always)]
     unsafe fn q4(nibbles: *const u8) -> [__m256i; 2] {
         // SAFETY: the caller's promise.
         unsafe {
-            let (n, eight) = (_mm256_loadu_si256(nibbles.cast()), _mm256_set1_epi8(8));
-            [_mm256_sub_epi8(low_nibbles(n), eight), _mm256_sub_epi8(high_nibbles(n), eight)]
+            let (n, zero) = (_mm256_loadu_si256(nibbles.cast()), raised::<VNNI>(_mm256_set1_epi8(-8)));
+            [_mm256_add_epi8(low_nibbles(n), zero), _mm256_add_epi8(high_nibbles(n), zero)]
         }
     }
 
@@ -278,24 +308,28 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
             let high = _mm256_set1_epi8(-16);
             let first = _mm256_andnot_si256(_mm256_cmpeq_epi8(first, bit), high);
             let second = _mm256_andnot_si256(_mm256_cmpeq_epi8(second, bit), high);
-            [_mm256_or_si256(low_nibbles(n), first), _mm256_or_si256(high_nibbles(n), second)]
+            let (first, second) = (_mm256_or_si256(low_nibbles(n), first), _mm256_or_si256(high_nibbles(n), second));
+            [raised::<VNNI>(first), raised::<VNNI>(second)]
         }
     }
 
     #[inline(always)]
     unsafe fn sparse_q8(mask: u64, values: &mut *const u8) -> [__m256i; 2] {
         // SAFETY: the caller's promise.
-        unsafe { [expand(mask as u32, values), expand((mask >> 32) as u32, values)] }
+        unsafe {
+            let (first, second) = (expand(mask as u32, values), expand((mask >> 32) as u32, values));
+            [raised::<VNNI>(first), raised::<VNNI>(second)]
+        }
     }
 
     #[inline(always)]
     unsafe fn sparse_q4<const HIGH: bool>(mask: u64, values: &mut *const u8) -> [__m256i; 2] {
         // SAFETY: the caller's promise. What is not kept is code 0, which is level 0.
         unsafe {
-            let [first, second] = Self::sparse_q8(mask, values);
+            let (first, second) = (expand(mask as u32, values), expand((mask >> 32) as u32, values));
             match HIGH {
-                true => [levels(high_nibbles(first)), levels(high_nibbles(second))],
-                false => [levels(low_nibbles(first)), levels(low_nibbles(second))],
+                true => [levels::<VNNI>(high_nibbles(first)), levels::<VNNI>(high_nibbles(second))],
+                false => [levels::<VNNI>(low_nibbles(first)), levels::<VNNI>(low_nibbles(second))],
             }
         }
     }
@@ -306,62 +340,78 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
         // SAFETY: the caller's promise.
         unsafe {
             let (first, second) = (expand(mask as u32, &mut low), expand((mask >> 32) as u32, &mut high));
-            [levels(low_nibbles(first)), levels(high_nibbles(second))]
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn q8_keep_16_of_32(mask: u64, values: *const u8) -> [__m256i; 2] {
-        // SAFETY: the caller's promise.
-        unsafe { [expand(mask as u32, &mut { values }), expand((mask >> 32) as u32, &mut values.add(16))] }
-    }
-
-    #[inline(always)]
-    unsafe fn q4_keep_16_of_32(mask: u64, values: *const u8) -> [__m256i; 2] {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let (first, second) = (expand(mask as u32, &mut { values }), expand((mask >> 32) as u32, &mut { values }));
-            [levels(low_nibbles(first)), levels(high_nibbles(second))]
+            [levels::<VNNI>(low_nibbles(first)), levels::<VNNI>(high_nibbles(second))]
         }
     }
 
     #[inline(always)]
     unsafe fn q8_keep_2_of_4(places: u64, values: *const u8) -> [__m256i; 2] {
         // SAFETY: the caller's promise.
-        unsafe { spread_2_of_4(places, _mm256_loadu_si256(values.cast())) }
+        unsafe {
+            let [first, second] = spread_2_of_4(places, _mm256_loadu_si256(values.cast()));
+            [raised::<VNNI>(first), raised::<VNNI>(second)]
+        }
     }
 
     #[inline(always)]
     unsafe fn q4_keep_2_of_4(places: u64, values: *const u8) -> [__m256i; 2] {
         // SAFETY: the caller's promise.
-        unsafe { spread_2_of_4(places, levels(low_then_high(values))) }
+        unsafe {
+            let [first, second] = spread_2_of_4(places, levels::<false>(low_then_high(values)));
+            [raised::<VNNI>(first), raised::<VNNI>(second)]
+        }
     }
 
     #[inline(always)]
     unsafe fn store(chunk: [__m256i; 2], codes: *mut i8) {
         // SAFETY: the caller's promise.
         unsafe {
-            _mm256_storeu_si256(codes.cast(), chunk[0]);
-            _mm256_storeu_si256(codes.add(BLOCK).cast(), chunk[1]);
+            _mm256_storeu_si256(codes.cast(), raised::<VNNI>(chunk[0]));
+            _mm256_storeu_si256(codes.add(BLOCK).cast(), raised::<VNNI>(chunk[1]));
         }
+    }
+
+    #[inline(always)]
+    unsafe fn start(lifts: *const i32, gathers: bool) -> __m256i {
+        // SAFETY: the caller's promise.
+        unsafe { if VNNI && !gathers { _mm256_loadu_si256(lifts.cast()) } else { _mm256_setzero_si256() } }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add(acc: __m256i, chunk: [__m256i; 2], x: *const i8) -> __m256i {
+        // SAFETY: the caller's promise.
+        unsafe { add_block::<VNNI>(add_block::<VNNI>(acc, chunk[0], x), chunk[1], x.add(BLOCK)) }
+    }
+
+    #[inline(always)]
+    unsafe fn gather_q8<const N: usize>(
+        acc: [__m256i; N],
+        places: u64,
+        values: *const u8,
+        x: [*const i8; N],
+    ) -> [__m256i; N] {
+        // SAFETY: the caller's promise.
+        unsafe { gather::<VNNI, N>(acc, places, _mm256_loadu_si256(values.cast()), x) }
+    }
+
+    #[inline(always)]
+    unsafe fn gather_q4<const N: usize>(
+        acc: [__m256i; N],
+        places: u64,
+        values: *const u8,
+        x: [*const i8; N],
+    ) -> [__m256i; N] {
+        // SAFETY: the caller's promise.
+        unsafe { gather::<VNNI, N>(acc, places, levels::<false>(low_then_high(values)), x) }
     }
 
     #[inline(always)]
     unsafe fn multiply(chunk: [__m256i; 2], x: *const i8) -> [__m256i; 2] {
         // SAFETY: the caller's promise.
-        unsafe { [dot_block::<VNNI>(chunk[0], x), dot_block::<VNNI>(chunk[1], x.add(BLOCK))] }
-    }
-
-    #[inline(always)]
-    unsafe fn gather_q8<const N: usize>(places: u64, values: *const u8, x: [*const i8; N]) -> [[__m256i; 2]; N] {
-        // SAFETY: the caller's promise.
-        unsafe { gather::<VNNI, N>(places, _mm256_loadu_si256(values.cast()), x) }
-    }
-
-    #[inline(always)]
-    unsafe fn gather_q4<const N: usize>(places: u64, values: *const u8, x: [*const i8; N]) -> [[__m256i; 2]; N] {
-        // SAFETY: the caller's promise.
-        unsafe { gather::<VNNI, N>(places, levels(low_then_high(values)), x) }
+        unsafe {
+            let zero = _mm256_setzero_si256();
+            [add_block::<VNNI>(zero, chunk[0], x), add_block::<VNNI>(zero, chunk[1], x.add(BLOCK))]
+        }
     }
 
     #[inline(always)]
@@ -392,19 +442,27 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn add_group(
-        acc: __m256,
+    unsafe fn add_group(lanes: __m256, acc: __m256i, w_scales: __m256, x_scales: *const f32) -> __m256 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let scales = _mm256_mul_ps(w_scales, _mm256_loadu_ps(x_scales));
+            _mm256_add_ps(lanes, _mm256_mul_ps(_mm256_cvtepi32_ps(acc), scales))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_last_group(
+        lanes: __m256,
         dots: &[[__m256i; 2]; GROUP],
-        _gathered: bool,
         w_scales: __m256,
         x_scales: *const f32,
-        _x_sums: *const i32,
+        lifts: *const i32,
     ) -> __m256 {
         // SAFETY: the caller's promise.
         unsafe {
             let [[a, b], [c, d], [e, f], [g, h]] = *dots;
-            let dots = _mm256_cvtepi32_ps(sum_each([a, b, c, d, e, f, g, h]));
-            _mm256_add_ps(acc, _mm256_mul_ps(dots, _mm256_mul_ps(w_scales, _mm256_loadu_ps(x_scales))))
+            let sums = _mm256_add_epi32(Self::start(lifts, false), sum_each([a, b, c, d, e, f, g, h]));
+            Self::add_group(lanes, sums, w_scales, x_scales)
         }
     }
 
@@ -485,32 +543,36 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
     }
 }
 
-/// Eight partial sums of a block's 32 products. `|w|` is unsigned and takes -128; `x` is never -128, so
-/// moving the sign of `w` to `x` cannot overflow, nor can 2 * 128 * 127 overflow an i16.
+/// Adds sums of four of 32 products. Without `VNNI`, `|w|` is the unsigned side and takes -128; `x` is never -128, so
+/// moving the sign of `w` to `x` cannot overflow, nor can 2 * 128 * 127 overflow an i16. With it `w` is raised already.
 ///
 /// # Safety
 /// AVX2, with `VNNI` AVX-VNNI; 32 readable bytes at `x`.
 #[inline(always)]
-unsafe fn dot_block<const VNNI: bool>(w: __m256i, x: *const i8) -> __m256i {
+unsafe fn add_block<const VNNI: bool>(acc: __m256i, w: __m256i, x: *const i8) -> __m256i {
     // SAFETY: the caller's promise.
     unsafe {
         let x = _mm256_loadu_si256(x.cast());
-        products::<VNNI>(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
+        match VNNI {
+            true => add_products::<VNNI>(acc, w, x),
+            false => add_products::<VNNI>(acc, _mm256_abs_epi8(w), _mm256_sign_epi8(x, w)),
+        }
     }
 }
 
-/// Sums of four products each; two of them fit an i16.
+/// Adds sums of four products each.
 ///
 /// # Safety
-/// AVX2, with `VNNI` AVX-VNNI.
+/// AVX2, with `VNNI` AVX-VNNI; without it two products must fit an i16.
 #[inline(always)]
-unsafe fn products<const VNNI: bool>(unsigned: __m256i, signed: __m256i) -> __m256i {
+unsafe fn add_products<const VNNI: bool>(acc: __m256i, unsigned: __m256i, signed: __m256i) -> __m256i {
     // SAFETY: the caller's promise.
     unsafe {
-        match VNNI {
-            true => _mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), unsigned, signed),
-            false => _mm256_madd_epi16(_mm256_maddubs_epi16(unsigned, signed), _mm256_set1_epi16(1)),
+        if VNNI {
+            return _mm256_dpbusd_avx_epi32(acc, unsigned, signed);
         }
+        let pairs = _mm256_maddubs_epi16(unsigned, signed);
+        _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
     }
 }
 
@@ -541,10 +603,10 @@ unsafe fn sum8(lanes: __m256) -> f32 {
 }
 
 #[target_feature(enable = "avx2,fma,f16c,popcnt,bmi1")]
-fn quantize(x: &[f32], codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
+fn quantize(x: &[f32], codes: &mut [i8], scales: &mut [f32], lifts: &mut [i32]) {
     let magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7FFF_FFFF));
     let blocks = x.chunks_exact(BLOCK).zip(codes.chunks_exact_mut(BLOCK));
-    for ((x, codes), (scale, sum)) in blocks.zip(scales.iter_mut().zip(sums)) {
+    for ((x, codes), (scale, lift)) in blocks.zip(scales.iter_mut().zip(lifts)) {
         // SAFETY: a block is 32 floats in and 32 bytes out.
         unsafe {
             let v = [0, 8, 16, 24].map(|i| _mm256_loadu_ps(x.as_ptr().add(i)));
@@ -554,7 +616,7 @@ fn quantize(x: &[f32], codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
             let inverse = _mm256_set1_ps(if max > 0.0 { 127.0 / max } else { 0.0 });
             let q = v.map(|v| _mm256_cvtps_epi32(_mm256_mul_ps(v, inverse)));
             let total = _mm256_add_epi32(_mm256_add_epi32(q[0], q[1]), _mm256_add_epi32(q[2], q[3]));
-            *sum = sum8_i32(total);
+            *lift = -128 * sum8_i32(total);
             let packed = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
             let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
             _mm256_storeu_si256(codes.as_mut_ptr().cast(), _mm256_permutevar8x32_epi32(packed, order));

@@ -10,7 +10,7 @@ use spm::levels::SPARSE_Q4_LEVELS;
 use spm::{BLOCK, Matrix};
 
 use super::avx2::{self, Avx2};
-use super::kernel::{self, Codes, GROUP, Isa, LANES, PANEL, Scratch, Vector};
+use super::kernel::{self, Codes, GROUP, Isa, LANES, PANEL, Scratch, TILE, Tile};
 use super::{Aligned, Cached, Kernels, Queries, attention, float};
 use crate::ops;
 
@@ -18,6 +18,7 @@ use crate::ops;
 pub(super) fn detect() -> Option<&'static Kernels> {
     static KERNELS: Kernels = Kernels {
         name: "avx512",
+        tiled_from: PANEL_FROM,
         // SAFETY: handed out below only on a CPU that has the features of these functions.
         rows_i8: |m, rows, x, scratch, out| unsafe { rows_i8(m, rows, x, scratch, out) },
         // SAFETY: as above.
@@ -47,11 +48,8 @@ struct Avx512;
 
 /// From this many vectors on, putting rows into panels pays.
 const PANEL_FROM: usize = 8;
-/// Vectors that share the loads of a panel.
-const TOKENS: usize = 8;
 /// Codes as unsigned bytes are this much larger.
 const RAISE: i8 = -128;
-const SHIFT_BITS: u32 = 7;
 
 /// 16 levels, raised, four times over: a byte permutation by six bits then needs only four of them right.
 #[repr(align(64))]
@@ -196,24 +194,28 @@ unsafe fn join(halves: [__m256i; 2]) -> __m512i {
     unsafe { _mm512_inserti64x4::<1>(_mm512_castsi256_si512(halves[0]), halves[1]) }
 }
 
-/// Sums of gathered chunks, where those of whole ones are.
+/// Adds 2:4 codes, not raised, times the activations at their places.
 ///
 /// # Safety
-/// This ISA.
+/// This ISA; 64 codes at every `x`.
 #[inline(always)]
-unsafe fn joined<const N: usize>(sums: [[__m256i; 2]; N]) -> [__m512i; N] {
+unsafe fn gather<const N: usize>(mut acc: [__m512i; N], places: u64, w: __m256i, x: [*const i8; N]) -> [__m512i; N] {
     // SAFETY: the caller's promise.
     unsafe {
-        let mut dots = [_mm512_setzero_si512(); N];
+        let places = avx2::places_2_of_4(places);
         for t in 0..N {
-            dots[t] = join(sums[t]);
+            let picked = avx2::pick(places, x[t]);
+            // Activations are never -128, so that their magnitude may be the unsigned side.
+            let signed = _mm256_sign_epi8(w, picked);
+            let sums = _mm256_dpbusd_epi32(_mm512_castsi512_si256(acc[t]), _mm256_abs_epi8(picked), signed);
+            acc[t] = _mm512_zextsi256_si512(sums);
         }
-        dots
+        acc
     }
 }
 
-/// Prefill: 16 rows are expanded and turned so that a register holds four columns of each, then multiplied with all
-/// vectors.
+/// Prefill: 32 rows are expanded and turned so that a register holds four columns of each of 16, then multiplied with all
+/// vectors, a tile of them at a time.
 ///
 /// # Safety
 /// This ISA.
@@ -221,65 +223,62 @@ unsafe fn joined<const N: usize>(sums: [[__m256i; 2]; N]) -> [__m512i; N] {
 #[inline]
 unsafe fn panels(m: &Matrix, rows: Range<usize>, x: &Codes, scratch: &mut Scratch, out: &mut [f32]) {
     scratch.fit(PANEL, m.cols());
-    scratch.fit_packed(PANEL, m.cols());
-    let blocks = m.blocks();
-    for (first, out) in rows.step_by(PANEL).zip(out.chunks_mut(PANEL * x.n())) {
-        let height = out.len() / x.n();
-        // SAFETY: the ISA is the caller's promise; scratch was fitted to a panel.
+    let size = x.stride() * PANEL;
+    scratch.packed.fit(2 * size * BLOCK);
+    scratch.scales.fit(2 * size);
+    let n = x.n();
+    for (first, out) in rows.step_by(2 * PANEL).zip(out.chunks_mut(2 * PANEL * n)) {
+        let (upper, lower) = out.split_at_mut(out.len().min(PANEL * n));
+        // SAFETY: the ISA is the caller's promise; scratch was fitted to two panels.
         unsafe {
-            turn_rows(m, first, height, x.stride(), scratch);
-            let panel = Panel { codes: &scratch.packed, scales: &scratch.scales, blocks, height };
-            let mut t = 0;
-            while t < x.n() {
-                let out = &mut out[t * height..];
-                t += match x.n() - t {
-                    1 => panel.times::<1>(x, t, out),
-                    2 => panel.times::<2>(x, t, out),
-                    3 => panel.times::<3>(x, t, out),
-                    4 => panel.times::<4>(x, t, out),
-                    5..TOKENS => panel.times::<5>(x, t, out),
-                    _ => panel.times::<TOKENS>(x, t, out),
-                };
+            let Scratch { codes, packed, scales, .. } = scratch;
+            turn_rows(m, first, upper.len() / n, x.stride(), codes, packed, scales);
+            if lower.is_empty() {
+                times_all::<1>(m.blocks(), x, packed, scales, [upper]);
+            } else {
+                let (packed_lower, scales_lower) = (&mut packed[size * BLOCK..], &mut scales[size..]);
+                turn_rows(m, first + PANEL, lower.len() / n, x.stride(), codes, packed_lower, scales_lower);
+                times_all::<2>(m.blocks(), x, packed, scales, [upper, lower]);
             }
         }
     }
 }
 
-/// Expands `height` rows and turns them: `packed` gets, for every four columns, those of 16 rows; `scales`, for every
-/// block, those of 16 rows. What rows past `height` get is of no matter.
+/// Expands `height` rows and turns them: `packed` gets, for every four columns, block by block, those of 16 rows;
+/// `scales`, for every block, those of 16 rows. What rows past `height` get is of no matter.
 ///
 /// # Safety
-/// This ISA; scratch was fitted to a panel; `stride` is the row's blocks in whole groups.
+/// This ISA; `stride` is the row's blocks in whole groups.
 #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,popcnt")]
 #[inline]
-unsafe fn turn_rows(m: &Matrix, first: usize, height: usize, stride: usize, scratch: &mut Scratch) {
-    let Scratch { codes, packed, scales, .. } = scratch;
-    let width = stride * BLOCK;
+unsafe fn turn_rows(
+    m: &Matrix,
+    first: usize,
+    height: usize,
+    stride: usize,
+    codes: &mut [i8],
+    packed: &mut [i8],
+    scales: &mut [f32],
+) {
+    let (width, whole) = (stride * BLOCK, m.blocks() / LANES * LANES);
     assert!(codes.len() >= PANEL * width && packed.len() >= PANEL * width && scales.len() >= PANEL * stride);
     // SAFETY: the caller's promise; sizes are asserted above; a row is `width` codes, a multiple of 256, and `stride`
-    // scales, a multiple of 8.
+    // scales.
     unsafe {
-        let mut row_scales = [[0.0; LANES]; PANEL];
         kernel::store_rows::<Avx512>(m, first..first + height, width, codes);
-        for c in (0..width).step_by(64) {
-            let rows = std::array::from_fn(|r| unsigned(_mm512_loadu_si512(codes.as_ptr().add(r * width + c).cast())));
+        for c in 0..width / 64 {
+            let rows =
+                std::array::from_fn(|r| unsigned(_mm512_loadu_si512(codes.as_ptr().add(r * width + c * 64).cast())));
             for (i, columns) in turn(rows).into_iter().enumerate() {
-                _mm512_storeu_si512(packed.as_mut_ptr().add((c / 4 + i) * 64).cast(), columns);
+                // The quads of a block of a whole group lie eight apart: together from here on.
+                let quad = if 2 * c < whole { c / 4 * 64 + i % 8 * 8 + c % 4 * 2 + i / 8 } else { c * 16 + i };
+                _mm512_storeu_si512(packed.as_mut_ptr().add(quad * 64).cast(), columns);
             }
         }
-        for b in (0..stride).step_by(LANES) {
-            for (r, to) in row_scales.iter_mut().take(height).enumerate() {
-                let scales = m.scales(first + r);
-                to.iter_mut()
-                    .enumerate()
-                    .for_each(|(i, to)| *to = if b + i < m.blocks() { scales.get(b + i) } else { 0.0 });
-            }
-            for i in 0..LANES {
-                for (r, row) in row_scales.iter().enumerate() {
-                    scales[(b + i) * PANEL + r] = row[i];
-                }
-            }
-        }
+    }
+    for r in 0..height {
+        let of_row = m.scales(first + r);
+        (0..m.blocks()).for_each(|b| scales[b * PANEL + r] = of_row.get(b));
     }
 }
 
@@ -312,66 +311,122 @@ fn turn(rows: [__m512i; 16]) -> [__m512i; 16] {
     columns
 }
 
-/// 16 rows, turned.
-struct Panel<'a> {
-    codes: &'a [i8],
-    scales: &'a [f32],
-    blocks: usize,
-    height: usize,
+/// `R` panels of 16 rows, turned, times all vectors; `out[t * height + r]` of each panel.
+///
+/// # Safety
+/// This ISA; panels and vectors are as wide, `packed` and `scales` hold them a vector's blocks apart.
+#[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,popcnt")]
+#[inline]
+unsafe fn times_all<const R: usize>(blocks: usize, x: &Codes, packed: &[i8], scales: &[f32], mut out: [&mut [f32]; R]) {
+    for first in (0..x.n()).step_by(TILE) {
+        let panels = Panels::<R> { packed, scales, blocks, stride: x.stride(), tile: x.tile(first / TILE) };
+        // SAFETY: the caller's promise.
+        unsafe {
+            match x.n() - first {
+                1 => panels.times::<1>(x.n(), first, &mut out),
+                2 => panels.times::<2>(x.n(), first, &mut out),
+                3 => panels.times::<3>(x.n(), first, &mut out),
+                4 => panels.times::<4>(x.n(), first, &mut out),
+                5 => panels.times::<5>(x.n(), first, &mut out),
+                _ => panels.times::<TILE>(x.n(), first, &mut out),
+            }
+        }
+    }
 }
 
-impl Panel<'_> {
-    /// Multiplies with `N` vectors from `first` on and says how many that were; `out[t * height + r]`.
+/// Panels of 16 rows each, and a tile of vectors.
+struct Panels<'a, const R: usize> {
+    packed: &'a [i8],
+    scales: &'a [f32],
+    blocks: usize,
+    stride: usize,
+    tile: Tile<'a>,
+}
+
+impl<const R: usize> Panels<'_, R> {
+    /// Multiplies with the first `N` vectors of the tile, which are those from `first` on of `n`.
     ///
     /// # Safety
-    /// This ISA; the panel is of the vectors' width.
+    /// This ISA; the panels are of the vectors' width.
     #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,popcnt")]
     #[inline]
-    unsafe fn times<const N: usize>(&self, x: &Codes, first: usize, out: &mut [f32]) -> usize {
-        let vectors: [Vector; N] = std::array::from_fn(|t| x.vector(first + t));
-        assert!(self.codes.len() >= self.blocks * BLOCK * PANEL && self.scales.len() >= self.blocks * PANEL);
-        assert!(self.blocks <= x.stride() && out.len() >= N * self.height && self.height <= PANEL);
-        let mut lanes = [[_mm512_setzero_ps(); N]; LANES];
-        // SAFETY: the caller's promise; blocks stay below `self.blocks`, sizes are asserted above.
-        unsafe {
-            for (lane, sums) in lanes.iter_mut().enumerate() {
-                let mut acc = [_mm512_setzero_ps(); N];
-                for b in (lane..self.blocks).step_by(LANES) {
-                    let mut dots = [_mm512_setzero_si512(); N];
-                    for q in b * 8..b * 8 + 8 {
-                        let w = _mm512_loadu_si512(self.codes.as_ptr().add(q * 64).cast());
-                        for (dots, x) in dots.iter_mut().zip(&vectors) {
-                            let four = x.codes.as_ptr().add(q * 4).cast::<i32>().read_unaligned();
-                            *dots = _mm512_dpbusd_epi32(*dots, w, _mm512_set1_epi32(four));
-                        }
-                    }
-                    let w_scales = _mm512_loadu_ps(self.scales.as_ptr().add(b * PANEL));
-                    for ((dots, x), acc) in dots.iter().zip(&vectors).zip(&mut acc) {
-                        let raised = _mm512_set1_epi32(x.sums.get_unchecked(b) << SHIFT_BITS);
-                        let scale = _mm512_mul_ps(w_scales, _mm512_set1_ps(*x.scales.get_unchecked(b)));
-                        let dots = _mm512_cvtepi32_ps(_mm512_sub_epi32(*dots, raised));
-                        *acc = _mm512_add_ps(*acc, _mm512_mul_ps(dots, scale));
-                    }
-                }
-                *sums = acc;
+    unsafe fn times<const N: usize>(&self, n: usize, first: usize, out: &mut [&mut [f32]; R]) {
+        let size = self.stride * PANEL;
+        assert!(self.packed.len() >= R * size * BLOCK && self.scales.len() >= R * size && self.blocks <= self.stride);
+        let numbers = self.stride * TILE;
+        assert!(self.tile.codes.len() >= numbers * BLOCK && self.tile.scales.len() >= numbers);
+        assert!(self.tile.lifts.len() >= numbers && N <= TILE);
+        let mut lanes = [[[_mm512_setzero_ps(); N]; R]; LANES];
+        for (lane, sums) in lanes.iter_mut().enumerate() {
+            for b in (lane..self.blocks).step_by(LANES) {
+                // SAFETY: the ISA is the caller's promise; blocks stay below `self.blocks`, sizes are asserted above.
+                unsafe { self.add_block(b, sums) };
             }
-            let there = ((1u32 << self.height) - 1) as __mmask16;
-            let add = |a: __m512, b: __m512| _mm512_add_ps(a, b);
-            for (t, out) in out.chunks_exact_mut(self.height).take(N).enumerate() {
-                let l = |i: usize| lanes[i][t];
+        }
+        let add = |a: __m512, b: __m512| _mm512_add_ps(a, b);
+        for (p, out) in out.iter_mut().enumerate() {
+            let height = out.len() / n;
+            assert!(height <= PANEL);
+            let there = ((1u32 << height) - 1) as __mmask16;
+            for (t, out) in out[first * height..].chunks_exact_mut(height).take(N).enumerate() {
+                let l = |i: usize| lanes[i][p][t];
                 // The order of `sum_lanes`.
                 let even = add(add(l(0), l(4)), add(l(2), l(6)));
                 let odd = add(add(l(1), l(5)), add(l(3), l(7)));
-                _mm512_mask_storeu_ps(out.as_mut_ptr(), there, add(even, odd));
+                // SAFETY: `out` is `height` numbers.
+                unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr(), there, add(even, odd)) };
             }
         }
-        N
+    }
+
+    /// Adds the products of block `b`, scaled, to `sums`.
+    ///
+    /// # Safety
+    /// This ISA; panels and tile have such a block.
+    #[target_feature(enable = "avx512dq,avx512vl,avx512vnni,avx512vbmi,avx512vbmi2,popcnt")]
+    #[inline]
+    unsafe fn add_block<const N: usize>(&self, b: usize, sums: &mut [[__m512; N]; R]) {
+        let size = self.stride * PANEL;
+        // SAFETY: the caller's promise.
+        unsafe {
+            let lifts = self.tile.lifts.as_ptr().add(b * TILE);
+            let mut dots = [[_mm512_setzero_si512(); N]; R];
+            for t in 0..N {
+                let lift = _mm512_set1_epi32(*lifts.add(t));
+                for dots in &mut dots {
+                    dots[t] = lift;
+                }
+            }
+            let (w, x) =
+                (self.packed.as_ptr().add(b * 512), self.tile.codes.as_ptr().add(b * BLOCK * TILE).cast::<i32>());
+            for k in 0..8 {
+                let mut four_of_rows = [_mm512_setzero_si512(); R];
+                for p in 0..R {
+                    four_of_rows[p] = _mm512_loadu_si512(w.add(p * size * BLOCK + k * 64).cast());
+                }
+                for t in 0..N {
+                    let four = _mm512_set1_epi32(x.add(k * TILE + t).read_unaligned());
+                    for p in 0..R {
+                        dots[p][t] = _mm512_dpbusd_epi32(dots[p][t], four_of_rows[p], four);
+                    }
+                }
+            }
+            let x_scales = self.tile.scales.as_ptr().add(b * TILE);
+            for p in 0..R {
+                let w_scales = _mm512_loadu_ps(self.scales.as_ptr().add(p * size + b * PANEL));
+                for t in 0..N {
+                    let scale = _mm512_mul_ps(w_scales, _mm512_set1_ps(*x_scales.add(t)));
+                    sums[p][t] = _mm512_add_ps(sums[p][t], _mm512_mul_ps(_mm512_cvtepi32_ps(dots[p][t]), scale));
+                }
+            }
+        }
     }
 }
 
 impl Isa for Avx512 {
     const WIDE: bool = true;
     type Chunk = __m512i;
+    type Acc = __m512i;
     type Dots = __m512i;
     type Lanes = __m256;
 
@@ -428,25 +483,6 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn q8_keep_16_of_32(mask: u64, values: *const u8) -> __m512i {
-        // SAFETY: the caller's promise. Each block's 16 values are the next 16.
-        unsafe {
-            let stored = _mm512_zextsi256_si512(_mm256_loadu_si256(values.cast()));
-            unsigned(_mm512_maskz_expand_epi8(mask, stored))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn q4_keep_16_of_32(mask: u64, values: *const u8) -> __m512i {
-        // SAFETY: the caller's promise. As above, once the high nibbles are moved behind the low ones.
-        unsafe {
-            let both = _mm256_broadcastsi128_si256(_mm_loadu_si128(values.cast()));
-            let stored = _mm512_zextsi256_si512(_mm256_srlv_epi64(both, _mm256_setr_epi64x(0, 0, 4, 4)));
-            levels(&SPARSE_LEVELS, _mm512_maskz_expand_epi8(mask, stored))
-        }
-    }
-
-    #[inline(always)]
     unsafe fn q8_keep_2_of_4(places: u64, values: *const u8) -> __m512i {
         // SAFETY: the caller's promise.
         unsafe { unsigned(join(Avx2::<false>::q8_keep_2_of_4(places, values))) }
@@ -465,21 +501,45 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn start(lifts: *const i32, gathers: bool) -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if gathers { _mm512_setzero_si512() } else { _mm512_zextsi256_si512(_mm256_loadu_si256(lifts.cast())) }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add(acc: __m512i, chunk: __m512i, x: *const i8) -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_dpbusd_epi32(acc, chunk, _mm512_loadu_si512(x.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn gather_q8<const N: usize>(
+        acc: [__m512i; N],
+        places: u64,
+        values: *const u8,
+        x: [*const i8; N],
+    ) -> [__m512i; N] {
+        // SAFETY: the caller's promise.
+        unsafe { gather(acc, places, _mm256_loadu_si256(values.cast()), x) }
+    }
+
+    #[inline(always)]
+    unsafe fn gather_q4<const N: usize>(
+        acc: [__m512i; N],
+        places: u64,
+        values: *const u8,
+        x: [*const i8; N],
+    ) -> [__m512i; N] {
+        // SAFETY: the caller's promise.
+        unsafe { gather(acc, places, avx2::levels::<false>(avx2::low_then_high(values)), x) }
+    }
+
+    #[inline(always)]
     unsafe fn multiply(chunk: __m512i, x: *const i8) -> __m512i {
         // SAFETY: the caller's promise.
         unsafe { _mm512_dpbusd_epi32(_mm512_setzero_si512(), chunk, _mm512_loadu_si512(x.cast())) }
-    }
-
-    #[inline(always)]
-    unsafe fn gather_q8<const N: usize>(places: u64, values: *const u8, x: [*const i8; N]) -> [__m512i; N] {
-        // SAFETY: the caller's promise.
-        unsafe { joined(Avx2::<false>::gather_q8(places, values, x)) }
-    }
-
-    #[inline(always)]
-    unsafe fn gather_q4<const N: usize>(places: u64, values: *const u8, x: [*const i8; N]) -> [__m512i; N] {
-        // SAFETY: the caller's promise.
-        unsafe { joined(Avx2::<false>::gather_q4(places, values, x)) }
     }
 
     #[inline(always)]
@@ -507,23 +567,26 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn add_group(
-        acc: __m256,
+    unsafe fn add_group(lanes: __m256, acc: __m512i, w_scales: __m256, x_scales: *const f32) -> __m256 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let sums = _mm256_add_epi32(_mm512_castsi512_si256(acc), _mm512_extracti64x4_epi64::<1>(acc));
+            Avx2::<false>::add_group(lanes, sums, w_scales, x_scales)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_last_group(
+        lanes: __m256,
         dots: &[__m512i; GROUP],
-        gathered: bool,
         w_scales: __m256,
         x_scales: *const f32,
-        x_sums: *const i32,
+        lifts: *const i32,
     ) -> __m256 {
         // SAFETY: the caller's promise.
         unsafe {
-            let mut sums = sum_blocks(*dots);
-            if !gathered {
-                let raised = _mm256_slli_epi32::<{ SHIFT_BITS as i32 }>(_mm256_loadu_si256(x_sums.cast()));
-                sums = _mm256_sub_epi32(sums, raised);
-            }
-            let scales = _mm256_mul_ps(w_scales, _mm256_loadu_ps(x_scales));
-            _mm256_add_ps(acc, _mm256_mul_ps(_mm256_cvtepi32_ps(sums), scales))
+            let sums = _mm256_add_epi32(sum_blocks(*dots), _mm256_loadu_si256(lifts.cast()));
+            Avx2::<false>::add_group(lanes, sums, w_scales, x_scales)
         }
     }
 

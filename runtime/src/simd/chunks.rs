@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 
 use spm::{CHUNK, Encoding, Matrix, ScaleKind};
 
-use super::kernel::{GROUP, Isa, LANES, multiply_each};
+use super::kernel::{GROUP, Isa, LANES};
 
 /// How far ahead weights are prefetched, in bytes: far enough for DRAM, near enough to be there still.
 const AHEAD: usize = 2048;
@@ -143,24 +143,26 @@ pub(super) trait Chunks<I: Isa> {
         unsafe { self.next(i) }
     }
 
-    /// Chunk `i`, not of the last group, times `x`.
+    /// Adds chunk `i`, not of the last group, times `x`.
     ///
     /// # Safety
     /// As [`Self::next`], which it takes the place of; 64 codes at every `x`.
     #[inline(always)]
-    unsafe fn multiply<const N: usize>(&mut self, i: usize, x: [*const i8; N]) -> [I::Dots; N] {
+    unsafe fn multiply_add<const N: usize>(
+        &mut self,
+        i: usize,
+        mut acc: [I::Acc; N],
+        x: [*const i8; N],
+    ) -> [I::Acc; N] {
         // SAFETY: the caller's promise.
-        unsafe { multiply_each::<I, N>(self.next(i), x) }
-    }
-
-    /// Chunk `i` of any group times `x`.
-    ///
-    /// # Safety
-    /// As [`Self::multiply`].
-    #[inline(always)]
-    unsafe fn multiply_last<const N: usize>(&mut self, i: usize, x: [*const i8; N]) -> [I::Dots; N] {
-        // SAFETY: the caller's promise.
-        unsafe { multiply_each::<I, N>(self.last(i), x) }
+        unsafe {
+            let chunk = self.next(i);
+            // A loop, because a closure would be compiled without the ISA's features.
+            for t in 0..N {
+                acc[t] = I::multiply_add(acc[t], chunk, x[t]);
+            }
+        }
+        acc
     }
 
     /// Asks for what the group after the next will need, before the group of chunk `from`.
@@ -191,8 +193,6 @@ pub(super) unsafe fn read<I: Isa, R: Reader<I>>(m: &Matrix, reader: R) -> R::Out
             Encoding::Q5 => reader.read::<Q5>(&rows),
             Encoding::SparseQ8 => reader.read::<SparseQ8>(&rows),
             Encoding::SparseQ4 => reader.read::<SparseQ4>(&rows),
-            Encoding::Q8Keep16Of32 => reader.read::<Q8Keep16Of32>(&rows),
-            Encoding::Q4Keep16Of32 => reader.read::<Q4Keep16Of32>(&rows),
             Encoding::Q8Keep2Of4 => reader.read::<Q8Keep2Of4>(&rows),
             Encoding::Q4Keep2Of4 => reader.read::<Q4Keep2Of4>(&rows),
             Encoding::F32 | Encoding::F16 | Encoding::SparseF16 => unreachable!("checked by Kernels::rows_i8"),
@@ -237,15 +237,14 @@ macro_rules! fixed_chunks {
             const GATHERS: bool = true;
 
             #[inline(always)]
-            unsafe fn multiply<const N: usize>(&mut self, i: usize, x: [*const i8; N]) -> [I::Dots; N] {
+            unsafe fn multiply_add<const N: usize>(
+                &mut self,
+                i: usize,
+                acc: [I::Acc; N],
+                x: [*const i8; N],
+            ) -> [I::Acc; N] {
                 // SAFETY: the caller's promise; chunk `i` is there.
-                unsafe { I::$gather(bits_of(self.bits, i), self.values.add($step * i), x) }
-            }
-
-            #[inline(always)]
-            unsafe fn multiply_last<const N: usize>(&mut self, i: usize, x: [*const i8; N]) -> [I::Dots; N] {
-                // SAFETY: as above.
-                unsafe { I::$gather(bits_of(self.bits, i), self.values.add($step * i), x) }
+                unsafe { I::$gather(acc, bits_of(self.bits, i), self.values.add($step * i), x) }
             })?
 
             #[inline(always)]
@@ -258,8 +257,6 @@ macro_rules! fixed_chunks {
 }
 
 fixed_chunks!(Q5, 32, true, I::q5);
-fixed_chunks!(Q8Keep16Of32, 32, false, I::q8_keep_16_of_32);
-fixed_chunks!(Q4Keep16Of32, 16, false, I::q4_keep_16_of_32);
 fixed_chunks!(Q8Keep2Of4, 32, false, I::q8_keep_2_of_4, gather_q8);
 fixed_chunks!(Q4Keep2Of4, 16, false, I::q4_keep_2_of_4, gather_q4);
 

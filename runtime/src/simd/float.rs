@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use spm::order::reorder;
 use spm::{BLOCK, CHUNK, Encoding, Matrix};
 
 use super::kernel::{self, Isa, LANES, OVERRUN, PAD, PANEL, Scratch};
@@ -60,6 +61,7 @@ unsafe fn expand_tile<I: Isa>(m: &Matrix, first: usize, height: usize, stride: u
             if m.encoding().is_integer() {
                 load_scales(m, first + r, scales);
                 kernel::store_rows::<I>(m, first + r..first + r + 1, 0, codes);
+                reorder(codes, m.blocks());
                 scale_codes(&codes[..m.blocks() * BLOCK], scales, out);
             } else {
                 expand_f32::<I>(m, first + r, out);

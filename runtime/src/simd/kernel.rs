@@ -1,11 +1,13 @@
 //! The integer products, once for all ISAs, over the few operations in which ISAs differ.
 //!
-//! A row is a sequence of chunks of 64 columns. An ISA makes a chunk's codes in registers from how an encoding stores
+//! A row is a sequence of chunks of 64 columns, four of them a group; in whole groups each lane of a register belongs to
+//! a block (`spm::order`). An ISA makes a chunk's codes in registers from how an encoding stores
 //! them, and multiplies them with a chunk of every vector while they are there; for a large batch it puts them into
 //! memory first. Sparse and dense rows with the same codes therefore meet in the same dot product and give the same bits.
 
 use std::ops::Range;
 
+use spm::order::reorder;
 use spm::{BLOCK, CHUNK, Matrix};
 
 use super::Kernels;
@@ -34,9 +36,12 @@ pub(super) trait Isa: Sized {
     /// Vectors that are multiplied with a chunk while it is in registers, at most 4.
     const FEW: usize = 4;
 
-    /// Codes of 64 columns, in the form that this ISA multiplies.
+    /// Codes of 64 columns, in the form that this ISA multiplies: as they are or, where weights must be unsigned, raised
+    /// by 128. What that adds to a block's sum is taken back by the vector's `lifts`.
     type Chunk: Copy;
-    /// Partial sums of the products of a chunk's two blocks.
+    /// Sums of the eight blocks of a group, each in a lane or some: see `spm::order`.
+    type Acc: Copy;
+    /// Partial sums of the products of the two blocks of a chunk in the last group.
     type Dots: Copy;
     /// Eight singles.
     type Lanes: Copy;
@@ -60,12 +65,6 @@ pub(super) trait Isa: Sized {
     /// The same with the first block from the low nibbles of `low`, the second from the high nibbles of `high`.
     unsafe fn sparse_q4_shared(mask: u64, low: *const u8, high: *const u8) -> Self::Chunk;
 
-    /// 32 bytes: 16 kept codes of each block.
-    unsafe fn q8_keep_16_of_32(mask: u64, values: *const u8) -> Self::Chunk;
-
-    /// 16 bytes: 16 kept codes of the first block in the low nibbles, of the second in the high ones.
-    unsafe fn q4_keep_16_of_32(mask: u64, values: *const u8) -> Self::Chunk;
-
     /// 32 bytes: kept codes and their places, see `spm::levels`.
     unsafe fn q8_keep_2_of_4(places: u64, values: *const u8) -> Self::Chunk;
 
@@ -75,23 +74,32 @@ pub(super) trait Isa: Sized {
     /// Writes 64 codes.
     unsafe fn store(chunk: Self::Chunk, codes: *mut i8);
 
-    /// Products of a chunk with 64 codes of a vector.
-    unsafe fn multiply(chunk: Self::Chunk, x: *const i8) -> Self::Dots;
+    /// Of a whole group: what its sums begin with, `lifts` being the vector's, eight of them. Nothing where the group's
+    /// activations are gathered.
+    unsafe fn start(lifts: *const i32, gathers: bool) -> Self::Acc;
 
-    /// Products of 2:4 codes as bytes with 64 codes of some vectors. Where picking the activations is cheaper than
-    /// spreading the weights, an ISA does that instead.
-    #[inline(always)]
-    unsafe fn gather_q8<const N: usize>(places: u64, values: *const u8, x: [*const i8; N]) -> [Self::Dots; N] {
-        // SAFETY: the caller's promise.
-        unsafe { multiply_each::<Self, N>(Self::q8_keep_2_of_4(places, values), x) }
-    }
+    /// Adds the products of a chunk of a whole group with 64 codes of a vector.
+    unsafe fn multiply_add(acc: Self::Acc, chunk: Self::Chunk, x: *const i8) -> Self::Acc;
+
+    /// Adds the products of a 2:4 chunk, of codes as bytes, with 64 codes of some vectors. Where picking the activations
+    /// is cheaper than spreading the weights, an ISA does that.
+    unsafe fn gather_q8<const N: usize>(
+        acc: [Self::Acc; N],
+        places: u64,
+        values: *const u8,
+        x: [*const i8; N],
+    ) -> [Self::Acc; N];
 
     /// The same of nibbles.
-    #[inline(always)]
-    unsafe fn gather_q4<const N: usize>(places: u64, values: *const u8, x: [*const i8; N]) -> [Self::Dots; N] {
-        // SAFETY: the caller's promise.
-        unsafe { multiply_each::<Self, N>(Self::q4_keep_2_of_4(places, values), x) }
-    }
+    unsafe fn gather_q4<const N: usize>(
+        acc: [Self::Acc; N],
+        places: u64,
+        values: *const u8,
+        x: [*const i8; N],
+    ) -> [Self::Acc; N];
+
+    /// Products of a chunk of the last group, which is not whole, with 64 codes of a vector.
+    unsafe fn multiply(chunk: Self::Chunk, x: *const i8) -> Self::Dots;
 
     /// Of a chunk that is not there.
     unsafe fn no_dots() -> Self::Dots;
@@ -105,15 +113,17 @@ pub(super) trait Isa: Sized {
     /// 8 bytes: i8 each, times `factor`.
     unsafe fn byte_scales(stored: *const u8, factor: f32) -> Self::Lanes;
 
-    /// `acc + dot * (w_scale * x_scale)` for eight blocks, not fused. `x_sums` are the sums of the vector's blocks, for
-    /// ISAs whose chunks are raised by a constant; `gathered` says that the dots are of no chunks.
-    unsafe fn add_group(
-        acc: Self::Lanes,
+    /// `lanes + sum * (w_scale * x_scale)` for the eight blocks of a whole group, not fused.
+    unsafe fn add_group(lanes: Self::Lanes, acc: Self::Acc, w_scales: Self::Lanes, x_scales: *const f32)
+    -> Self::Lanes;
+
+    /// The same for the chunks of the last group; `lifts` as in [`Self::start`].
+    unsafe fn add_last_group(
+        lanes: Self::Lanes,
         dots: &[Self::Dots; GROUP],
-        gathered: bool,
         w_scales: Self::Lanes,
         x_scales: *const f32,
-        x_sums: *const i32,
+        lifts: *const i32,
     ) -> Self::Lanes;
 
     /// As `sum_lanes`.
@@ -151,24 +161,8 @@ pub(super) trait Isa: Sized {
     unsafe fn expand_f16(mask: &[u8], halves: *const u8, out: &mut [f32]);
 }
 
-/// A chunk times some vectors. A loop, because a closure would be compiled without the ISA's features.
-///
-/// # Safety
-/// The CPU has ISA `I`; 64 codes at every `x`.
-#[inline(always)]
-pub(super) unsafe fn multiply_each<I: Isa, const N: usize>(chunk: I::Chunk, x: [*const i8; N]) -> [I::Dots; N] {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let mut dots = [I::no_dots(); N];
-        for t in 0..N {
-            dots[t] = I::multiply(chunk, x[t]);
-        }
-        dots
-    }
-}
-
-/// Vectors in int8, ready for the integer product. Each is padded with zeros to whole groups of 8 blocks,
-/// so that kernels may read whole registers.
+/// Vectors in int8, ready for the integer product: in the order in which weights are stored, each padded with zeros to
+/// whole groups of 8 blocks, so that kernels may read whole registers.
 #[derive(Default)]
 pub struct Codes {
     n: usize,
@@ -177,17 +171,43 @@ pub struct Codes {
     stride: usize,
     codes: Aligned<i8>,
     scales: Vec<f32>,
-    /// Sums of the codes of every block, for kernels that multiply unsigned weights.
-    sums: Vec<i32>,
+    /// -128 times the sum of the codes of every block, for kernels that raise weights by 128.
+    lifts: Vec<i32>,
     padded: Vec<f32>,
+    tiles: Tiles,
 }
+
+/// The vectors once more, in tiles of [`TILE`], block by block, for kernels that multiply panels of rows with them: of
+/// a block first its first four codes of every vector, then the next four. The last tile is filled up with whatever.
+#[derive(Default)]
+pub(super) struct Tiles {
+    codes: Aligned<i8>,
+    scales: Vec<f32>,
+    lifts: Vec<i32>,
+    /// Blocks of a vector.
+    stride: usize,
+}
+
+/// One tile of [`Tiles`].
+#[derive(Clone, Copy)]
+pub(super) struct Tile<'a> {
+    /// `4 * TILE` bytes for each four columns, eight times a block.
+    pub(super) codes: &'a [i8],
+    /// `TILE` a block.
+    pub(super) scales: &'a [f32],
+    /// `TILE` a block.
+    pub(super) lifts: &'a [i32],
+}
+
+/// Vectors that are multiplied together with a panel: as many as there are registers for.
+pub(super) const TILE: usize = 6;
 
 /// One vector of [`Codes`].
 #[derive(Clone, Copy)]
 pub(super) struct Vector<'a> {
     pub(super) codes: &'a [i8],
     pub(super) scales: &'a [f32],
-    pub(super) sums: &'a [i32],
+    pub(super) lifts: &'a [i32],
 }
 
 impl Codes {
@@ -204,14 +224,53 @@ impl Codes {
         let blocks = self.n * self.stride;
         self.codes.resize(blocks * BLOCK);
         self.scales.resize(blocks, 0.0);
-        self.sums.resize(blocks, 0);
+        self.lifts.resize(blocks, 0);
         self.padded.clear();
         self.padded.resize(self.stride * BLOCK, 0.0);
         for (t, x) in x.chunks_exact(cols).enumerate() {
             self.padded[..cols].copy_from_slice(x);
             let blocks = t * self.stride..(t + 1) * self.stride;
             let codes = &mut self.codes[blocks.start * BLOCK..blocks.end * BLOCK];
-            kernels.quantize(&self.padded, codes, &mut self.scales[blocks.clone()], &mut self.sums[blocks]);
+            kernels.quantize(&self.padded, codes, &mut self.scales[blocks.clone()], &mut self.lifts[blocks]);
+            reorder(codes, cols.div_ceil(BLOCK));
+        }
+        if self.n >= kernels.tiled_from {
+            self.fill_tiles();
+        }
+    }
+
+    fn fill_tiles(&mut self) {
+        let Codes { n, cols, stride, codes, scales, lifts, tiles, .. } = self;
+        let blocks = n.div_ceil(TILE) * *stride;
+        tiles.stride = *stride;
+        tiles.codes.resize(blocks * BLOCK * TILE);
+        tiles.scales.resize(blocks * TILE, 0.0);
+        tiles.lifts.resize(blocks * TILE, 0);
+        let whole = cols.div_ceil(BLOCK) / LANES * LANES;
+        let to = tiles.codes.as_chunks_mut::<4>().0;
+        for t in 0..*n {
+            let (tile, nth) = (t / TILE * *stride, t % TILE);
+            let quads = codes[t * *stride * BLOCK..][..*stride * BLOCK].as_chunks::<4>().0;
+            for b in 0..*stride {
+                // The quads of a block of a whole group lie eight apart.
+                let (first, step) = if b < whole { (b / LANES * 64 + b % LANES, 8) } else { (b * 8, 1) };
+                for k in 0..8 {
+                    to[((tile + b) * 8 + k) * TILE + nth] = quads[first + k * step];
+                }
+                tiles.scales[(tile + b) * TILE + nth] = scales[t * *stride + b];
+                tiles.lifts[(tile + b) * TILE + nth] = lifts[t * *stride + b];
+            }
+        }
+    }
+
+    /// The `nth` tile; there must be tiles.
+    pub(super) fn tile(&self, nth: usize) -> Tile<'_> {
+        let blocks = nth * self.tiles.stride..(nth + 1) * self.tiles.stride;
+        let numbers = blocks.start * TILE..blocks.end * TILE;
+        Tile {
+            codes: &self.tiles.codes[numbers.start * BLOCK..numbers.end * BLOCK],
+            scales: &self.tiles.scales[numbers.clone()],
+            lifts: &self.tiles.lifts[numbers],
         }
     }
 
@@ -220,7 +279,7 @@ impl Codes {
         Vector {
             codes: &self.codes[blocks.start * BLOCK..blocks.end * BLOCK],
             scales: &self.scales[blocks.clone()],
-            sums: &self.sums[blocks],
+            lifts: &self.lifts[blocks],
         }
     }
 
@@ -257,11 +316,6 @@ impl Scratch {
         let blocks = cols.div_ceil(BLOCK).next_multiple_of(LANES);
         self.codes.fit(rows * blocks * BLOCK + OVERRUN);
         self.scales.fit(rows * blocks);
-    }
-
-    /// Room for a packed panel of `rows` rows.
-    pub(super) fn fit_packed(&mut self, rows: usize, cols: usize) {
-        self.packed.fit(rows * cols.div_ceil(BLOCK).next_multiple_of(LANES) * BLOCK);
     }
 }
 
@@ -421,34 +475,62 @@ unsafe fn store<I: Isa, C: Chunks<I>>(m: &Rows, row: usize, codes: &mut [i8]) {
 #[inline(always)]
 unsafe fn dot<I: Isa, C: Chunks<I>, const N: usize>(m: &Rows, row: usize, mut w: C, x: &[Vector; N]) -> [f32; N] {
     let padded = m.blocks.next_multiple_of(LANES);
-    assert!(x.iter().all(|x| x.scales.len() == padded && x.sums.len() == padded && x.codes.len() == padded * BLOCK));
+    assert!(x.iter().all(|x| x.scales.len() == padded && x.lifts.len() == padded && x.codes.len() == padded * BLOCK));
     // SAFETY: the caller's promise; `x` is whole groups, asserted above.
     unsafe {
-        let mut acc = [I::no_lanes(); N];
+        let mut lanes = [I::no_lanes(); N];
         let scales = m.scales::<I>(row, C::HALVES);
         let whole = m.blocks / LANES;
         for g in 0..whole {
             w.prefetch(g * GROUP);
-            let mut dots = [[I::no_dots(); GROUP]; N];
+            let block = g * LANES;
+            let mut acc = starts::<I, N>(x, block, C::GATHERS);
             for c in 0..GROUP {
                 let i = g * GROUP + c;
-                put::<I, N>(&mut dots, c, w.multiply(i, codes_at(x, i)));
+                acc = w.multiply_add(i, acc, codes_at(x, i));
             }
-            add::<I, N>(&mut acc, &dots, C::GATHERS, scales.group(g * LANES), x, g * LANES);
+            let w_scales = scales.group(block);
+            for t in 0..N {
+                lanes[t] = I::add_group(lanes[t], acc[t], w_scales, x[t].scales.as_ptr().add(block));
+            }
         }
         if whole < padded / LANES {
+            let block = whole * LANES;
             let mut dots = [[I::no_dots(); GROUP]; N];
             for c in 0..m.chunks - whole * GROUP {
                 let i = whole * GROUP + c;
-                put::<I, N>(&mut dots, c, w.multiply_last(i, codes_at(x, i)));
+                let (chunk, x) = (w.last(i), codes_at(x, i));
+                for t in 0..N {
+                    dots[t][c] = I::multiply(chunk, x[t]);
+                }
             }
-            add::<I, N>(&mut acc, &dots, C::GATHERS, scales.last_group(whole * LANES, m.blocks), x, whole * LANES);
+            let w_scales = scales.last_group(block, m.blocks);
+            for t in 0..N {
+                let (x_scales, lifts) = (x[t].scales.as_ptr().add(block), x[t].lifts.as_ptr().add(block));
+                lanes[t] = I::add_last_group(lanes[t], &dots[t], w_scales, x_scales, lifts);
+            }
         }
         let mut sums = [0.0; N];
         for t in 0..N {
-            sums[t] = I::sum(acc[t]);
+            sums[t] = I::sum(lanes[t]);
         }
         sums
+    }
+}
+
+/// What the sums of the group of `block` begin with.
+///
+/// # Safety
+/// The CPU has ISA `I`; `x` has such a group.
+#[inline(always)]
+unsafe fn starts<I: Isa, const N: usize>(x: &[Vector; N], block: usize, gathers: bool) -> [I::Acc; N] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut acc = [I::start(x[0].lifts.as_ptr().add(block), gathers); N];
+        for t in 1..N {
+            acc[t] = I::start(x[t].lifts.as_ptr().add(block), gathers);
+        }
+        acc
     }
 }
 
@@ -464,33 +546,4 @@ unsafe fn codes_at<const N: usize>(x: &[Vector; N], i: usize) -> [*const i8; N] 
         at[t] = unsafe { x[t].codes.as_ptr().add(i * CHUNK) };
     }
     at
-}
-
-#[inline(always)]
-fn put<I: Isa, const N: usize>(dots: &mut [[I::Dots; GROUP]; N], c: usize, products: [I::Dots; N]) {
-    for t in 0..N {
-        dots[t][c] = products[t];
-    }
-}
-
-/// Adds the products of a group, whose first block is `block`.
-///
-/// # Safety
-/// The CPU has ISA `I`; `x` has such a group.
-#[inline(always)]
-unsafe fn add<I: Isa, const N: usize>(
-    acc: &mut [I::Lanes; N],
-    dots: &[[I::Dots; GROUP]; N],
-    gathered: bool,
-    w_scales: I::Lanes,
-    x: &[Vector; N],
-    block: usize,
-) {
-    for t in 0..N {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let (x_scales, x_sums) = (x[t].scales.as_ptr().add(block), x[t].sums.as_ptr().add(block));
-            acc[t] = I::add_group(acc[t], &dots[t], gathered, w_scales, x_scales, x_sums);
-        }
-    }
 }

@@ -43,6 +43,8 @@ pub(crate) use kernel::{PAD, PANEL};
 /// One instruction set's loops. Functions are private: callers go through the checked methods.
 pub struct Kernels {
     name: &'static str,
+    /// From how many vectors on they are wanted in tiles, too.
+    tiled_from: usize,
     rows_i8: fn(&Matrix, Range<usize>, &Codes, &mut Scratch, &mut [f32]),
     rows_f32: fn(&Matrix, Range<usize>, &[f32], &mut Scratch, &mut [f32]),
     quantize: fn(&[f32], &mut [i8], &mut [f32], &mut [i32]),
@@ -103,11 +105,11 @@ impl Kernels {
     }
 
     /// `x` in blocks of 32 as codes and scales: `scale = max |x| / 127`, `code = round(x * (127 / max |x|))`,
-    /// halves to even; `sums` are those of the codes.
-    pub(crate) fn quantize(&self, x: &[f32], codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
+    /// halves to even; `lifts` are -128 times the sums of the codes.
+    pub(crate) fn quantize(&self, x: &[f32], codes: &mut [i8], scales: &mut [f32], lifts: &mut [i32]) {
         assert!(x.len().is_multiple_of(32) && codes.len() == x.len());
-        assert!(scales.len() == x.len() / 32 && sums.len() == scales.len());
-        (self.quantize)(x, codes, scales, sums);
+        assert!(scales.len() == x.len() / 32 && lifts.len() == scales.len());
+        (self.quantize)(x, codes, scales, lifts);
     }
 
     /// See [`attention::scores`].

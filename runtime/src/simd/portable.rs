@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use spm::levels::{QUARTERS_2_OF_4, SPARSE_Q4_LEVELS, field_2_of_4};
+use spm::levels::{SPARSE_Q4_LEVELS, field_2_of_4, group_2_of_4};
 use spm::{BLOCK, CHUNK, Matrix};
 use wide::f32x8;
 
@@ -15,6 +15,7 @@ use crate::ops;
 pub(super) fn detect() -> Option<&'static Kernels> {
     static KERNELS: Kernels = Kernels {
         name: "portable",
+        tiled_from: usize::MAX,
         rows_i8,
         rows_f32,
         quantize,
@@ -76,6 +77,7 @@ fn level<const HIGH: bool>(byte: u8) -> i8 {
 impl Isa for Portable {
     const FEW: usize = 2;
     type Chunk = [i8; CHUNK];
+    type Acc = [i32; LANES];
     type Dots = [i32; 2];
     type Lanes = f32x8;
 
@@ -122,22 +124,6 @@ impl Isa for Portable {
         std::array::from_fn(|i| if i < BLOCK { first[i] } else { second[i - BLOCK] })
     }
 
-    unsafe fn q8_keep_16_of_32(mask: u64, values: *const u8) -> [i8; CHUNK] {
-        // SAFETY: the caller's promise.
-        let v = unsafe { bytes::<BLOCK>(values) };
-        let first = expand(mask & 0xFFFF_FFFF, |nth| v[nth % BLOCK] as i8);
-        let second = expand(mask >> 32, |nth| v[(16 + nth) % BLOCK] as i8);
-        std::array::from_fn(|i| if i < BLOCK { first[i] } else { second[i - BLOCK] })
-    }
-
-    unsafe fn q4_keep_16_of_32(mask: u64, values: *const u8) -> [i8; CHUNK] {
-        // SAFETY: the caller's promise.
-        let v = unsafe { bytes::<16>(values) };
-        let first = expand(mask & 0xFFFF_FFFF, |nth| level::<false>(v[nth % 16]));
-        let second = expand(mask >> 32, |nth| level::<true>(v[nth % 16]));
-        std::array::from_fn(|i| if i < BLOCK { first[i] } else { second[i - BLOCK] })
-    }
-
     unsafe fn q8_keep_2_of_4(places: u64, values: *const u8) -> [i8; CHUNK] {
         // SAFETY: the caller's promise.
         let v = unsafe { bytes::<BLOCK>(values) };
@@ -153,6 +139,48 @@ impl Isa for Portable {
     unsafe fn store(chunk: [i8; CHUNK], codes: *mut i8) {
         // SAFETY: the caller's promise.
         unsafe { codes.cast::<[i8; CHUNK]>().write(chunk) }
+    }
+
+    unsafe fn start(_lifts: *const i32, _gathers: bool) -> [i32; LANES] {
+        [0; LANES]
+    }
+
+    unsafe fn multiply_add(mut acc: [i32; LANES], chunk: [i8; CHUNK], x: *const i8) -> [i32; LANES] {
+        // SAFETY: the caller's promise.
+        let x = unsafe { bytes::<CHUNK>(x.cast()) };
+        for half in [0, BLOCK] {
+            for (block, acc) in acc.iter_mut().enumerate() {
+                let quad = half + 4 * block..half + 4 * block + 4;
+                *acc += quad.map(|i| i32::from(chunk[i]) * i32::from(x[i] as i8)).sum::<i32>();
+            }
+        }
+        acc
+    }
+
+    unsafe fn gather_q8<const N: usize>(
+        acc: [[i32; LANES]; N],
+        places: u64,
+        values: *const u8,
+        x: [*const i8; N],
+    ) -> [[i32; LANES]; N] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let chunk = Self::q8_keep_2_of_4(places, values);
+            std::array::from_fn(|t| Self::multiply_add(acc[t], chunk, x[t]))
+        }
+    }
+
+    unsafe fn gather_q4<const N: usize>(
+        acc: [[i32; LANES]; N],
+        places: u64,
+        values: *const u8,
+        x: [*const i8; N],
+    ) -> [[i32; LANES]; N] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let chunk = Self::q4_keep_2_of_4(places, values);
+            std::array::from_fn(|t| Self::multiply_add(acc[t], chunk, x[t]))
+        }
     }
 
     unsafe fn multiply(chunk: [i8; CHUNK], x: *const i8) -> [i32; 2] {
@@ -186,18 +214,21 @@ impl Isa for Portable {
         f32x8::from(codes.map(|c| factor * f32::from(c as i8)))
     }
 
-    unsafe fn add_group(
-        acc: f32x8,
-        dots: &[[i32; 2]; GROUP],
-        _gathered: bool,
-        w_scales: f32x8,
-        x_scales: *const f32,
-        _x_sums: *const i32,
-    ) -> f32x8 {
+    unsafe fn add_group(lanes: f32x8, acc: [i32; LANES], w_scales: f32x8, x_scales: *const f32) -> f32x8 {
         // SAFETY: the caller's promise.
         let x_scales = f32x8::from(unsafe { x_scales.cast::<[f32; LANES]>().read() });
-        let dots: [f32; LANES] = std::array::from_fn(|b| dots[b / 2][b % 2] as f32);
-        acc + f32x8::from(dots) * (w_scales * x_scales)
+        lanes + f32x8::from(acc.map(|sum| sum as f32)) * (w_scales * x_scales)
+    }
+
+    unsafe fn add_last_group(
+        lanes: f32x8,
+        dots: &[[i32; 2]; GROUP],
+        w_scales: f32x8,
+        x_scales: *const f32,
+        _lifts: *const i32,
+    ) -> f32x8 {
+        // SAFETY: the caller's promise.
+        unsafe { Self::add_group(lanes, std::array::from_fn(|b| dots[b / 2][b % 2]), w_scales, x_scales) }
     }
 
     unsafe fn sum(lanes: f32x8) -> f32 {
@@ -248,19 +279,19 @@ fn place(places: u64, code: impl Fn(usize) -> i8) -> [i8; CHUNK] {
     let mut chunk = [0; CHUNK];
     for j in 0..CHUNK / 2 {
         let place = (places >> field_2_of_4(j) & 3) as usize;
-        chunk[QUARTERS_2_OF_4[j / 8] + j % 8 / 2 * 4 + place] = code(j);
+        chunk[group_2_of_4(j) + place] = code(j);
     }
     chunk
 }
 
-fn quantize(x: &[f32], codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
+fn quantize(x: &[f32], codes: &mut [i8], scales: &mut [f32], lifts: &mut [i32]) {
     let blocks = x.chunks_exact(BLOCK).zip(codes.chunks_exact_mut(BLOCK));
-    for ((x, codes), (scale, sum)) in blocks.zip(scales.iter_mut().zip(sums)) {
+    for ((x, codes), (scale, lift)) in blocks.zip(scales.iter_mut().zip(lifts)) {
         let max = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
         *scale = max / 127.0;
         let inverse = if max > 0.0 { 127.0 / max } else { 0.0 };
         codes.iter_mut().zip(x).for_each(|(c, v)| *c = (v * inverse).round_ties_even() as i8);
-        *sum = codes.iter().map(|&c| i32::from(c)).sum();
+        *lift = -128 * codes.iter().map(|&c| i32::from(c)).sum::<i32>();
     }
 }
 

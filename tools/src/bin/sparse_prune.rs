@@ -52,7 +52,8 @@ struct Cli {
     /// Share of the weights that go [default: 0.5, or what the pattern says]
     #[arg(long)]
     sparsity: Option<f64>,
-    /// unstructured, or N:M to keep N of M neighbours: 2:4, 4:8, 16:32
+    /// unstructured, or N:M to keep N of M neighbours: 2:4, 4:8, 16:32. Half of 2, 4, 8, 16 or 32 is stored in rows of
+    /// one length, which are faster to read
     #[arg(long, default_value = "unstructured")]
     pattern: String,
     /// Compare weights within a row or over the whole matrix
@@ -61,10 +62,10 @@ struct Cli {
     /// Leave tensors dense whose name contains this; may be given several times
     #[arg(long, value_name = "NAME")]
     ignore: Vec<String>,
-    /// How kept weights are stored: f16, q8, q4
+    /// How kept weights are stored: f16, q8, q4; with --sparsity 0 also q5
     #[arg(long, default_value_t = ValueType::Q8)]
     values: ValueType,
-    /// How the embedding and the output head are stored: f16, q8, q4
+    /// How the embedding and the output head are stored: f16, q8, q5, q4
     #[arg(long, default_value_t = ValueType::Q8)]
     head: ValueType,
     /// Threads [default: one a core]

@@ -75,6 +75,7 @@ fn as_ggml(values: ValueType) -> GgmlType {
     match values {
         ValueType::F16 => GgmlType::F16,
         ValueType::Q8 => GgmlType::Q8_0,
+        ValueType::Q5 => GgmlType::Q5_0,
         ValueType::Q4 => GgmlType::Q4_0,
     }
 }

@@ -113,7 +113,8 @@ mod tests {
     use super::*;
 
     fn matrix(threads: usize, encoding: Encoding, pattern: Option<Pattern>) -> Matrix {
-        Weights { seed: 1, threads }.encode("blk.0.ffn_up.weight", (37, 160), encoding, pattern).unwrap()
+        let cols = if encoding.fixed_pattern().is_some() { 192 } else { 160 };
+        Weights { seed: 1, threads }.encode("blk.0.ffn_up.weight", (37, cols), encoding, pattern).unwrap()
     }
 
     #[test]
@@ -141,6 +142,18 @@ mod tests {
                 }
             }
             assert!((1..37).any(|row| mask.row(row) != mask.row(0)), "{text}: rows are alike");
+        }
+    }
+
+    /// As kept weights are all stored, masks are those of the pattern to the bit.
+    #[test]
+    fn patterns_fit_their_encodings() {
+        for (text, encoding) in [("2:4", Encoding::Q8Keep2Of4), ("2:4", Encoding::Q4Keep2Of4)] {
+            let pattern = Pattern::parse(text, None).unwrap();
+            let fixed = matrix(2, encoding, Some(pattern)).mask();
+            let weights = Weights { seed: 1, threads: 1 };
+            let mask = weights.encode("blk.0.ffn_up.weight", (37, 192), Encoding::SparseQ8, Some(pattern));
+            assert_eq!(fixed, mask.unwrap().mask(), "{text} as {}", encoding.name());
         }
     }
 

@@ -8,7 +8,7 @@ use crate::tiny::{self, Shape};
 
 #[test]
 fn both_readers_see_the_same_file() {
-    for kind in [GgmlType::F32, GgmlType::F16, GgmlType::Q8_0, GgmlType::Q4_0] {
+    for kind in [GgmlType::F32, GgmlType::F16, GgmlType::Q8_0, GgmlType::Q5_0, GgmlType::Q4_0] {
         let shape = Shape { kind, ..Shape::default() };
         let mut keys = shape.keys();
         keys.alignment(128).bool("test.flag", true).i32("test.negative", -7).u16("test.short", 9);

@@ -8,7 +8,8 @@ use spm::{Checkpoint, Encoding};
 use crate::tiny::{self, Shape};
 
 fn shapes() -> impl Strategy<Value = Shape> {
-    let kinds = prop::sample::select(vec![GgmlType::F32, GgmlType::F16, GgmlType::Q8_0, GgmlType::Q4_0]);
+    let kinds =
+        prop::sample::select(vec![GgmlType::F32, GgmlType::F16, GgmlType::Q8_0, GgmlType::Q5_0, GgmlType::Q4_0]);
     let architectures = prop::sample::select(vec!["llama", "qwen2"]);
     let sizes = (1..3usize, 1..4usize, 1..4usize, 1..3usize, 1..4usize, 1..50usize);
     (architectures, sizes, kinds, any::<bool>(), any::<u64>()).prop_map(
@@ -27,6 +28,7 @@ fn tolerance(kind: GgmlType, max: f32, v: f32) -> f32 {
         GgmlType::F16 => (f16::from_f32(v).to_f32() - v).abs(),
         GgmlType::Q8_0 => max / 127.0 * 0.51 + max * 1e-3,
         // The far end of the scale has one level less.
+        GgmlType::Q5_0 => max / 16.0 * 1.01,
         _ => max / 8.0 * 1.01,
     }
 }
@@ -55,7 +57,7 @@ proptest! {
     }
 }
 
-/// All four types of the writer are kept exactly by `matrix`.
+/// All types of the writer are kept exactly by `matrix`.
 fn same_as_matrix(model: &gguf::GgufModel, name: &str, values: &[f32]) -> Result<(), TestCaseError> {
     for matrix in [model.matrix(name).unwrap(), model.exact_matrix(name).unwrap()] {
         let mut rows = vec![f32::NAN; values.len()];
@@ -71,6 +73,7 @@ fn matrices_keep_the_files_encoding() {
         (GgmlType::F32, Encoding::F32),
         (GgmlType::F16, Encoding::F16),
         (GgmlType::Q8_0, Encoding::Q8),
+        (GgmlType::Q5_0, Encoding::Q5),
         (GgmlType::Q4_0, Encoding::Q4),
     ];
     for (kind, encoding) in cases {
