@@ -196,6 +196,7 @@ pub(super) struct Tile<'a> {
     /// `TILE` a block.
     pub(super) scales: &'a [f32],
     /// `TILE` a block.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 raises weights"))]
     pub(super) lifts: &'a [i32],
 }
 

@@ -26,6 +26,7 @@ pub(super) fn detect() -> Option<&'static Kernels> {
 /// For ISAs that contain this one, too.
 pub(super) static KERNELS: Kernels = Kernels {
     name: "neon",
+    tiled_from: usize::MAX,
     rows_i8,
     rows_f32,
     quantize,
@@ -115,6 +116,19 @@ pub(super) enum Chunk {
     Halves([int8x8_t; 8]),
 }
 
+impl Chunk {
+    #[target_feature(enable = "neon")]
+    #[inline]
+    fn whole(self) -> [int8x16_t; 4] {
+        match self {
+            Chunk::Whole(whole) => whole,
+            Chunk::Halves([a, b, c, d, e, f, g, h]) => {
+                [vcombine_s8(a, b), vcombine_s8(c, d), vcombine_s8(e, f), vcombine_s8(g, h)]
+            }
+        }
+    }
+}
+
 fn byte(of: u64, i: usize) -> usize {
     (of >> (8 * i) & 0xFF) as usize
 }
@@ -189,41 +203,6 @@ unsafe fn spread<const DOTPROD: bool>(
     }
 }
 
-/// The same of 16 kept bytes a block, which are in a register.
-#[target_feature(enable = "neon")]
-#[inline]
-fn spread_16_of_32<const DOTPROD: bool>(mask: u64, kept: [uint8x16_t; 2]) -> Chunk {
-    let counts = counts(mask);
-    if DOTPROD {
-        let pairs = vpadd_u8(counts, counts);
-        let before = [None, Some(vdupq_lane_u8::<0>(pairs)), None, Some(vdupq_lane_u8::<2>(pairs))];
-        Chunk::Whole(std::array::from_fn(|i| {
-            let places = places_of(mask, i);
-            let places = before[i].map_or(places, |before| vaddq_u8(places, before));
-            vreinterpretq_s8_u8(vqtbl1q_u8(kept[i / 2], places))
-        }))
-    } else {
-        // Bits up to each byte, of each block.
-        let ends = vmul_u32(vreinterpret_u32_u8(counts), vdup_n_u32(0x0101_0101));
-        let ends = vreinterpret_u8_u32(ends);
-        let before = [
-            None,
-            Some(vdup_lane_u8::<0>(ends)),
-            Some(vdup_lane_u8::<1>(ends)),
-            Some(vdup_lane_u8::<2>(ends)),
-            None,
-            Some(vdup_lane_u8::<4>(ends)),
-            Some(vdup_lane_u8::<5>(ends)),
-            Some(vdup_lane_u8::<6>(ends)),
-        ];
-        Chunk::Halves(std::array::from_fn(|i| {
-            let places = half_places_of(mask, i);
-            let places = before[i].map_or(places, |before| vadd_u8(places, before));
-            vreinterpret_s8_u8(vqtbl1_u8(kept[i / 4], places))
-        }))
-    }
-}
-
 /// The levels of sparse q4.
 #[target_feature(enable = "neon")]
 #[inline]
@@ -268,14 +247,11 @@ fn high_half_levels(bytes: uint8x8_t) -> uint8x8_t {
     vqtbl1_u8(level_table(), vshr_n_u8::<4>(bytes))
 }
 
-/// Where the codes of a 2:4 chunk belong among the 16 columns of their quarter; the quarters' numbers are added times 16
-/// where `second` says so.
+/// The places of a 2:4 chunk's codes in their groups of four, added to what `groups` says of every code of 16.
 #[target_feature(enable = "neon")]
 #[inline]
-fn places_2_of_4(places: u64, second: u8) -> [uint8x16_t; 2] {
+fn places_2_of_4(places: u64, groups: [u8; 16]) -> [uint8x16_t; 2] {
     let by: [i32; 4] = [0, -2, -4, -6];
-    let groups = [0, 0, 4, 4, 8, 8, 12, 12].map(|group| [group, group + second]);
-    let groups: [u8; 16] = std::array::from_fn(|i| groups[i % 8][i / 8]);
     // SAFETY: the arrays are as long as the registers.
     let (by, groups) = unsafe { (vld1q_s32(by.as_ptr()), vld1q_u8(groups.as_ptr())) };
     [places as u32, (places >> 32) as u32].map(|places| {
@@ -288,108 +264,106 @@ fn places_2_of_4(places: u64, second: u8) -> [uint8x16_t; 2] {
 #[target_feature(enable = "neon")]
 #[inline]
 fn spread_2_of_4(places: u64, codes: [uint8x16_t; 2]) -> Chunk {
-    let places = places_2_of_4(places, 0);
-    let columns: [u8; 16] = std::array::from_fn(|i| i as u8);
+    let places = places_2_of_4(places, [0; 16]);
+    let columns: [u8; 16] = std::array::from_fn(|i| i as u8 % 4);
     // SAFETY: 16 bytes.
     let columns = unsafe { vld1q_u8(columns.as_ptr()) };
-    // For each column the even or the odd code of its group of four, if it is that code's place.
-    let spread = |register: usize, first: usize, odd: usize| {
-        let of: [u8; 16] = std::array::from_fn(|i| (first + i / 4 * 2 + odd) as u8);
+    // For each of 16 columns the code of its group of four that `nth` says, if it is that code's place.
+    let spread = |register: usize, nth: u8| {
+        let of: [u8; 16] = std::array::from_fn(|i| i as u8 / 4 * 4 + nth);
         // SAFETY: 16 bytes.
         let of = unsafe { vld1q_u8(of.as_ptr()) };
         let is_here = vceqq_u8(vqtbl1q_u8(places[register], of), columns);
         vandq_u8(is_here, vqtbl1q_u8(codes[register], of))
     };
-    let quarter =
-        |register, first| vreinterpretq_s8_u8(vorrq_u8(spread(register, first, 0), spread(register, first, 1)));
-    // Columns from 0, 16, 32 and 48 on.
-    Chunk::Whole([quarter(0, 0), quarter(1, 0), quarter(0, 8), quarter(1, 8)])
+    let both = |register, nth| vreinterpretq_s8_u8(vorrq_u8(spread(register, nth), spread(register, nth + 1)));
+    Chunk::Whole([both(0, 0), both(1, 0), both(0, 2), both(1, 2)])
 }
 
-/// 2:4 codes times the activations at their places.
+/// Adds 2:4 codes times the activations at their places.
 ///
 /// # Safety
 /// With `DOTPROD` the CPU has it; 64 codes at every `x`.
 #[target_feature(enable = "neon")]
 #[inline]
-unsafe fn gather<const DOTPROD: bool, const N: usize>(places: u64, w: Gathered, x: [*const i8; N]) -> [int32x4_t; N] {
-    let mut dots = [vdupq_n_s32(0); N];
-    match w {
-        Gathered::Whole(w) => {
-            let places = places_2_of_4(places, 16);
-            for t in 0..N {
-                // SAFETY: the caller's promise.
-                unsafe {
-                    let at = |column: usize| vld1q_u8(x[t].cast::<u8>().add(column));
-                    // 8 activations of the first block, then 8 of the second.
-                    let first = vqtbl2q_u8(uint8x16x2_t(at(0), at(32)), places[0]);
-                    let second = vqtbl2q_u8(uint8x16x2_t(at(16), at(48)), places[1]);
-                    dots[t] = sdot(dots[t], w[0], vreinterpretq_s8_u8(first));
-                    dots[t] = sdot(dots[t], w[1], vreinterpretq_s8_u8(second));
-                }
-            }
-        }
-        Gathered::Halves(w) => {
-            let places = half_places_2_of_4(places);
-            for t in 0..N {
-                // The quarters' codes lie in the order of columns 0, 32, 16, 48.
-                let pick = |i: usize, column: usize| {
-                    // SAFETY: the caller's promise.
-                    let x = unsafe { vld1q_u8(x[t].cast::<u8>().add(column)) };
-                    vreinterpret_s8_u8(vqtbl1_u8(x, places[i]))
-                };
-                // Two products of at most 2^14 - 128 fit 16 bits.
-                let first = vmlal_s8(vmull_s8(w[0], pick(0, 0)), w[2], pick(2, 16));
-                let second = vmlal_s8(vmull_s8(w[1], pick(1, 32)), w[3], pick(3, 48));
-                dots[t] = vpaddq_s32(vpaddlq_s16(first), vpaddlq_s16(second));
-            }
+unsafe fn gather<const DOTPROD: bool, const N: usize>(
+    mut acc: [[int32x4_t; 4]; N],
+    places: u64,
+    w: [int8x16_t; 2],
+    x: [*const i8; N],
+) -> [[int32x4_t; 4]; N] {
+    // Of four codes two are among 16 columns of the chunk's first half, two among as many of its second.
+    let places = places_2_of_4(places, std::array::from_fn(|i| (i / 4 * 4 + i % 4 / 2 * 16) as u8));
+    for t in 0..N {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let at = |column: usize| vld1q_u8(x[t].cast::<u8>().add(column));
+            let first = vreinterpretq_s8_u8(vqtbl2q_u8(uint8x16x2_t(at(0), at(32)), places[0]));
+            let second = vreinterpretq_s8_u8(vqtbl2q_u8(uint8x16x2_t(at(16), at(48)), places[1]));
+            let [a, b, c, d] = acc[t];
+            acc[t] = if DOTPROD {
+                [sdot(a, w[0], first), sdot(b, w[1], second), c, d]
+            } else {
+                [
+                    vpadalq_s16(a, vmull_s8(vget_low_s8(w[0]), vget_low_s8(first))),
+                    vpadalq_s16(b, vmull_high_s8(w[0], first)),
+                    vpadalq_s16(c, vmull_s8(vget_low_s8(w[1]), vget_low_s8(second))),
+                    vpadalq_s16(d, vmull_high_s8(w[1], second)),
+                ]
+            };
         }
     }
-    dots
+    acc
 }
 
-/// The places of 8 codes each.
+/// Products of the low half of two registers each, added.
 #[target_feature(enable = "neon")]
 #[inline]
-fn half_places_2_of_4(places: u64) -> [uint8x8_t; 4] {
-    let (near, far): ([i32; 2], [i32; 2]) = ([0, -2], [-4, -6]);
-    let groups = [0u8, 0, 4, 4, 8, 8, 12, 12];
-    // SAFETY: the arrays are as long as the registers.
-    let (near, far, groups) = unsafe { (vld1_s32(near.as_ptr()), vld1_s32(far.as_ptr()), vld1_u8(groups.as_ptr())) };
-    std::array::from_fn(|i| {
-        let word = vdup_n_u32((places >> (i / 2 * 32)) as u32);
-        let fields = vreinterpret_u8_u32(vshl_u32(word, if i % 2 == 0 { near } else { far }));
-        vbsl_u8(vdup_n_u8(3), fields, groups)
-    })
+fn low_products(w: [int8x16_t; 2], x: [int8x16_t; 2]) -> int16x8_t {
+    let first = vmull_s8(vget_low_s8(w[0]), vget_low_s8(x[0]));
+    vmlal_s8(first, vget_low_s8(w[1]), vget_low_s8(x[1]))
 }
 
-/// 32 codes of a 2:4 chunk as they are stored, 16 or 8 a register.
-#[derive(Clone, Copy)]
-enum Gathered {
-    Whole([int8x16_t; 2]),
-    Halves([int8x8_t; 4]),
+/// The same of the high half.
+#[target_feature(enable = "neon")]
+#[inline]
+fn high_products(w: [int8x16_t; 2], x: [int8x16_t; 2]) -> int16x8_t {
+    vmlal_high_s8(vmull_high_s8(w[0], x[0]), w[1], x[1])
 }
 
-/// The products of a block, whose codes are in two whole registers, in pairs.
+/// The products of a block that lies by itself, four partial sums.
 #[target_feature(enable = "neon")]
 #[inline]
 fn dot_block(w: [int8x16_t; 2], x: [int8x16_t; 2]) -> int32x4_t {
-    // Two products of at most 2^14 - 128 fit 16 bits.
-    let sixteen = |w, x| vmlal_high_s8(vmull_s8(vget_low_s8(w), vget_low_s8(x)), w, x);
-    vpadalq_s16(vpaddlq_s16(sixteen(w[0], x[0])), sixteen(w[1], x[1]))
+    vpadalq_s16(vpaddlq_s16(low_products(w, x)), high_products(w, x))
 }
 
-/// The same from four half registers.
+/// `lanes + sum * (w_scale * x_scale)`, not fused.
+///
+/// # Safety
+/// Eight scales at `x_scales`.
 #[target_feature(enable = "neon")]
 #[inline]
-fn dot_halves(w: [int8x8_t; 4], x: [int8x8_t; 4]) -> int32x4_t {
-    let sixteen = |i: usize| vmlal_s8(vmull_s8(w[i], x[i]), w[i + 1], x[i + 1]);
-    vpadalq_s16(vpaddlq_s16(sixteen(0)), sixteen(2))
+unsafe fn add_scaled(
+    lanes: [float32x4_t; 2],
+    sums: [int32x4_t; 2],
+    w_scales: [float32x4_t; 2],
+    x_scales: *const f32,
+) -> [float32x4_t; 2] {
+    // SAFETY: the caller's promise.
+    let x_scales = unsafe { [vld1q_f32(x_scales), vld1q_f32(x_scales.add(4))] };
+    let add = |i: usize| {
+        let scale = vmulq_f32(w_scales[i], x_scales[i]);
+        vaddq_f32(lanes[i], vmulq_f32(vcvtq_f32_s32(sums[i]), scale))
+    };
+    [add(0), add(1)]
 }
 
 impl<const DOTPROD: bool> Isa for Neon<DOTPROD> {
     const FEW: usize = if DOTPROD { 4 } else { FEW };
     type Chunk = Chunk;
+    /// With `DOTPROD` one sum a block in the first two registers, else two a block in all four.
+    type Acc = [int32x4_t; 4];
     /// Two sums of the first block, two of the second.
     type Dots = int32x4_t;
     type Lanes = [float32x4_t; 2];
@@ -468,21 +442,6 @@ impl<const DOTPROD: bool> Isa for Neon<DOTPROD> {
     }
 
     #[inline(always)]
-    unsafe fn q8_keep_16_of_32(mask: u64, values: *const u8) -> Chunk {
-        // SAFETY: the caller's promise.
-        unsafe { spread_16_of_32::<DOTPROD>(mask, [vld1q_u8(values), vld1q_u8(values.add(16))]) }
-    }
-
-    #[inline(always)]
-    unsafe fn q4_keep_16_of_32(mask: u64, values: *const u8) -> Chunk {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let kept = vld1q_u8(values);
-            spread_16_of_32::<DOTPROD>(mask, [low_levels(kept), high_levels(kept)])
-        }
-    }
-
-    #[inline(always)]
     unsafe fn q8_keep_2_of_4(places: u64, values: *const u8) -> Chunk {
         // SAFETY: the caller's promise.
         unsafe { spread_2_of_4(places, [vld1q_u8(values), vld1q_u8(values.add(16))]) }
@@ -501,9 +460,50 @@ impl<const DOTPROD: bool> Isa for Neon<DOTPROD> {
     unsafe fn store(chunk: Chunk, codes: *mut i8) {
         // SAFETY: the caller's promise.
         unsafe {
+            let chunk = chunk.whole();
+            for (i, part) in chunk.into_iter().enumerate() {
+                vst1q_s8(codes.add(16 * i), part);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn start(_lifts: *const i32, _gathers: bool) -> [int32x4_t; 4] {
+        // SAFETY: the caller's promise.
+        unsafe { [vdupq_n_s32(0); 4] }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add(acc: [int32x4_t; 4], chunk: Chunk, x: *const i8) -> [int32x4_t; 4] {
+        // SAFETY: the caller's promise. Two products of at most 2^14 - 128 fit 16 bits.
+        unsafe {
+            let [a, b, c, d] = acc;
             match chunk {
-                Chunk::Whole(chunk) => (0..4).for_each(|i| vst1q_s8(codes.add(16 * i), chunk[i])),
-                Chunk::Halves(chunk) => (0..8).for_each(|i| vst1_s8(codes.add(8 * i), chunk[i])),
+                Chunk::Whole(w) => {
+                    let x = [vld1q_s8(x), vld1q_s8(x.add(16)), vld1q_s8(x.add(32)), vld1q_s8(x.add(48))];
+                    if DOTPROD {
+                        [sdot(sdot(a, w[0], x[0]), w[2], x[2]), sdot(sdot(b, w[1], x[1]), w[3], x[3]), c, d]
+                    } else {
+                        [
+                            vpadalq_s16(a, low_products([w[0], w[2]], [x[0], x[2]])),
+                            vpadalq_s16(b, high_products([w[0], w[2]], [x[0], x[2]])),
+                            vpadalq_s16(c, low_products([w[1], w[3]], [x[1], x[3]])),
+                            vpadalq_s16(d, high_products([w[1], w[3]], [x[1], x[3]])),
+                        ]
+                    }
+                }
+                Chunk::Halves(w) => {
+                    let products = |i: usize| {
+                        let (near, far) = (vld1_s8(x.add(8 * i)), vld1_s8(x.add(8 * i + BLOCK)));
+                        vmlal_s8(vmull_s8(w[i], near), w[i + 4], far)
+                    };
+                    [
+                        vpadalq_s16(a, products(0)),
+                        vpadalq_s16(b, products(1)),
+                        vpadalq_s16(c, products(2)),
+                        vpadalq_s16(d, products(3)),
+                    ]
+                }
             }
         }
     }
@@ -512,51 +512,44 @@ impl<const DOTPROD: bool> Isa for Neon<DOTPROD> {
     unsafe fn multiply(chunk: Chunk, x: *const i8) -> int32x4_t {
         // SAFETY: the caller's promise.
         unsafe {
-            match chunk {
-                Chunk::Whole(w) => {
-                    let x: [int8x16_t; 4] = std::array::from_fn(|i| vld1q_s8(x.add(16 * i)));
-                    if DOTPROD {
-                        let first = sdot(sdot(vdupq_n_s32(0), w[0], x[0]), w[1], x[1]);
-                        let second = sdot(sdot(vdupq_n_s32(0), w[2], x[2]), w[3], x[3]);
-                        vpaddq_s32(first, second)
-                    } else {
-                        vpaddq_s32(dot_block([w[0], w[1]], [x[0], x[1]]), dot_block([w[2], w[3]], [x[2], x[3]]))
-                    }
-                }
-                Chunk::Halves([a, b, c, d, e, f, g, h]) => {
-                    let block = |x: *const i8| std::array::from_fn(|i| vld1_s8(x.add(8 * i)));
-                    vpaddq_s32(dot_halves([a, b, c, d], block(x)), dot_halves([e, f, g, h], block(x.add(BLOCK))))
-                }
-            }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn gather_q8<const N: usize>(places: u64, values: *const u8, x: [*const i8; N]) -> [int32x4_t; N] {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let values = values.cast::<i8>();
-            let w = match DOTPROD {
-                true => Gathered::Whole(std::array::from_fn(|i| vld1q_s8(values.add(16 * i)))),
-                false => Gathered::Halves(std::array::from_fn(|i| vld1_s8(values.add(8 * i)))),
-            };
-            gather::<DOTPROD, N>(places, w, x)
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn gather_q4<const N: usize>(places: u64, values: *const u8, x: [*const i8; N]) -> [int32x4_t; N] {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let w = if DOTPROD {
-                let codes = vld1q_u8(values);
-                Gathered::Whole([low_levels(codes), high_levels(codes)].map(|w| vreinterpretq_s8_u8(w)))
+            let w = chunk.whole();
+            let x = [vld1q_s8(x), vld1q_s8(x.add(16)), vld1q_s8(x.add(32)), vld1q_s8(x.add(48))];
+            let sums = if DOTPROD {
+                let zero = vdupq_n_s32(0);
+                [sdot(sdot(zero, w[0], x[0]), w[1], x[1]), sdot(sdot(zero, w[2], x[2]), w[3], x[3])]
             } else {
-                let (a, b) = (vld1_u8(values), vld1_u8(values.add(8)));
-                let w = [low_half_levels(a), low_half_levels(b), high_half_levels(a), high_half_levels(b)];
-                Gathered::Halves(w.map(|w| vreinterpret_s8_u8(w)))
+                [dot_block([w[0], w[1]], [x[0], x[1]]), dot_block([w[2], w[3]], [x[2], x[3]])]
             };
-            gather::<DOTPROD, N>(places, w, x)
+            vpaddq_s32(sums[0], sums[1])
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn gather_q8<const N: usize>(
+        acc: [[int32x4_t; 4]; N],
+        places: u64,
+        values: *const u8,
+        x: [*const i8; N],
+    ) -> [[int32x4_t; 4]; N] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let w = [vld1q_s8(values.cast()), vld1q_s8(values.add(16).cast())];
+            gather::<DOTPROD, N>(acc, places, w, x)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn gather_q4<const N: usize>(
+        acc: [[int32x4_t; 4]; N],
+        places: u64,
+        values: *const u8,
+        x: [*const i8; N],
+    ) -> [[int32x4_t; 4]; N] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let codes = vld1q_u8(values);
+            let w = [vreinterpretq_s8_u8(low_levels(codes)), vreinterpretq_s8_u8(high_levels(codes))];
+            gather::<DOTPROD, N>(acc, places, w, x)
         }
     }
 
@@ -590,19 +583,32 @@ impl<const DOTPROD: bool> Isa for Neon<DOTPROD> {
 
     #[inline(always)]
     unsafe fn add_group(
-        acc: [float32x4_t; 2],
-        dots: &[int32x4_t; GROUP],
-        _gathered: bool,
+        lanes: [float32x4_t; 2],
+        acc: [int32x4_t; 4],
         w_scales: [float32x4_t; 2],
         x_scales: *const f32,
-        _x_sums: *const i32,
     ) -> [float32x4_t; 2] {
         // SAFETY: the caller's promise.
-        std::array::from_fn(|i| unsafe {
-            let dots = vcvtq_f32_s32(vpaddq_s32(dots[2 * i], dots[2 * i + 1]));
-            let scales = vmulq_f32(w_scales[i], vld1q_f32(x_scales.add(4 * i)));
-            vaddq_f32(acc[i], vmulq_f32(dots, scales))
-        })
+        unsafe {
+            let [a, b, c, d] = acc;
+            let sums = if DOTPROD { [a, b] } else { [vpaddq_s32(a, b), vpaddq_s32(c, d)] };
+            add_scaled(lanes, sums, w_scales, x_scales)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_last_group(
+        lanes: [float32x4_t; 2],
+        dots: &[int32x4_t; GROUP],
+        w_scales: [float32x4_t; 2],
+        x_scales: *const f32,
+        _lifts: *const i32,
+    ) -> [float32x4_t; 2] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let sums = [vpaddq_s32(dots[0], dots[1]), vpaddq_s32(dots[2], dots[3])];
+            add_scaled(lanes, sums, w_scales, x_scales)
+        }
     }
 
     #[inline(always)]
@@ -730,9 +736,9 @@ fn sum8([low, high]: [float32x4_t; 2]) -> f32 {
     vpadds_f32(vadd_f32(vget_low_f32(four), vget_high_f32(four)))
 }
 
-fn quantize(x: &[f32], codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
+fn quantize(x: &[f32], codes: &mut [i8], scales: &mut [f32], lifts: &mut [i32]) {
     let blocks = x.chunks_exact(BLOCK).zip(codes.chunks_exact_mut(BLOCK));
-    for ((x, codes), (scale, sum)) in blocks.zip(scales.iter_mut().zip(sums)) {
+    for ((x, codes), (scale, lift)) in blocks.zip(scales.iter_mut().zip(lifts)) {
         // SAFETY: a block is 32 floats in and 32 bytes out.
         unsafe {
             let v: [float32x4_t; 8] = std::array::from_fn(|i| vld1q_f32(x.as_ptr().add(4 * i)));
@@ -745,7 +751,7 @@ fn quantize(x: &[f32], codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
             let codes16 = [half(0), half(2), half(4), half(6)];
             let low = vqmovn_high_s16(vqmovn_s16(codes16[0]), codes16[1]);
             let high = vqmovn_high_s16(vqmovn_s16(codes16[2]), codes16[3]);
-            *sum = vaddlvq_s16(vpadalq_s8(vpaddlq_s8(low), high)).into();
+            *lift = -128 * vaddlvq_s16(vpadalq_s8(vpaddlq_s8(low), high));
             vst1q_s8(codes.as_mut_ptr(), low);
             vst1q_s8(codes.as_mut_ptr().add(16), high);
         }

@@ -7,13 +7,14 @@ use std::ops::Range;
 use spm::{BLOCK, Matrix};
 
 use super::Kernels;
-use super::kernel::{self, Codes, Isa, LANES, PANEL, Scratch, Vector};
+use super::kernel::{self, Codes, Isa, LANES, PANEL, Scratch, TILE, Tile};
 use super::neon::{self, Neon};
 
 /// The kernels, if this CPU has what they need.
 pub(super) fn detect() -> Option<&'static Kernels> {
     static KERNELS: Kernels = Kernels {
         name: "neon-dotprod",
+        tiled_from: FEW + 1,
         // SAFETY: handed out below only on a CPU that has the features of this function.
         rows_i8: |m, rows, x, scratch, out| unsafe { rows_i8(m, rows, x, scratch, out) },
         ..neon::KERNELS
@@ -23,8 +24,6 @@ pub(super) fn detect() -> Option<&'static Kernels> {
 
 /// Up to this many vectors are multiplied with a chunk in registers; for more, putting rows into panels pays.
 const FEW: usize = Neon::<true>::FEW;
-/// Vectors that share the loads of a panel.
-const TOKENS: usize = 4;
 /// Rows of a panel whose sums are in registers together: two registers of four.
 const TALL: usize = 8;
 
@@ -41,17 +40,28 @@ pub(super) fn sdot(acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
     acc
 }
 
-/// The same with four codes of `x` for all lanes.
+/// The same with the `nth` four codes of `x` for all lanes.
 #[target_feature(enable = "dotprod")]
 #[inline]
-fn sdot_lane<const LANE: i32>(acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
-    let mut acc = acc;
-    // SAFETY: reads and writes registers only; the feature is this function's.
-    unsafe {
-        asm!("sdot {0:v}.4s, {1:v}.16b, {2:v}.4b[{3}]", inout(vreg) acc, in(vreg) w, in(vreg) x, const LANE,
-            options(pure, nomem, nostack, preserves_flags));
+fn sdot_lane(acc: int32x4_t, w: int8x16_t, x: [int8x16_t; 2], nth: usize) -> int32x4_t {
+    macro_rules! lane {
+        ($lane:literal) => {{
+            let mut acc = acc;
+            // SAFETY: reads and writes registers only; the feature is this function's.
+            unsafe {
+                asm!(concat!("sdot {0:v}.4s, {1:v}.16b, {2:v}.4b[", $lane, "]"), inout(vreg) acc, in(vreg) w,
+                    in(vreg) x[nth / 4], options(pure, nomem, nostack, preserves_flags));
+            }
+            acc
+        }};
     }
-    acc
+    // Known when this is compiled.
+    match nth % 4 {
+        0 => lane!(0),
+        1 => lane!(1),
+        2 => lane!(2),
+        _ => lane!(3),
+    }
 }
 
 #[target_feature(enable = "dotprod")]
@@ -66,7 +76,7 @@ fn rows_i8(m: &Matrix, rows: Range<usize>, x: &Codes, scratch: &mut Scratch, out
 }
 
 /// Prefill: 16 rows are expanded and turned so that a register holds four columns of four of them, then multiplied with
-/// all vectors.
+/// all vectors, eight rows and a tile of vectors at a time.
 ///
 /// # Safety
 /// This ISA.
@@ -74,37 +84,32 @@ fn rows_i8(m: &Matrix, rows: Range<usize>, x: &Codes, scratch: &mut Scratch, out
 #[inline]
 unsafe fn panels(m: &Matrix, rows: Range<usize>, x: &Codes, scratch: &mut Scratch, out: &mut [f32]) {
     scratch.fit(PANEL, m.cols());
-    scratch.fit_packed(PANEL, m.cols());
-    let (blocks, width) = (m.blocks(), x.stride() * BLOCK);
-    for (first, out) in rows.step_by(PANEL).zip(out.chunks_mut(PANEL * x.n())) {
-        let height = out.len() / x.n();
+    let (n, size) = (x.n(), x.stride() * TALL);
+    scratch.packed.fit(PANEL / TALL * size * BLOCK);
+    for (first, out) in rows.step_by(PANEL).zip(out.chunks_mut(PANEL * n)) {
+        let height = out.len() / n;
         // SAFETY: the ISA is the caller's promise; scratch was fitted to a panel.
         unsafe {
             turn_rows(m, first, height, x.stride(), scratch);
             for top in (0..height).step_by(TALL) {
-                let part = Part {
-                    codes: &scratch.packed[top * width..(top + TALL) * width],
-                    scales: &scratch.scales[top * x.stride()..(top + TALL) * x.stride()],
-                    blocks,
-                    top,
-                    height,
-                };
-                let mut t = 0;
-                while t < x.n() {
-                    t += match x.n() - t {
-                        1 => part.times::<1>(x, t, out),
-                        2 => part.times::<2>(x, t, out),
-                        3 => part.times::<3>(x, t, out),
-                        _ => part.times::<TOKENS>(x, t, out),
-                    };
+                let part = top / TALL * size;
+                let (codes, scales) = (&scratch.packed[part * BLOCK..], &scratch.scales[part..]);
+                for first in (0..n).step_by(TILE) {
+                    let part = Part { codes, scales, blocks: m.blocks(), top, height, tile: x.tile(first / TILE) };
+                    let out = &mut out[first * height..];
+                    match n - first {
+                        1 | 2 => part.times::<2>(out),
+                        3 | 4 => part.times::<4>(out),
+                        _ => part.times::<TILE>(out),
+                    }
                 }
             }
         }
     }
 }
 
-/// Expands `height` rows and turns them: `packed` gets, for every eight rows, every four columns of each; `scales`, for
-/// every eight rows, those of every block. What rows past `height` get is of no matter.
+/// Expands `height` rows and turns them: `packed` gets, for every eight rows, block by block every four columns of each;
+/// `scales`, for every eight rows, those of every block. What rows past `height` get is of no matter.
 ///
 /// # Safety
 /// This ISA; scratch was fitted to a panel; `stride` is the row's blocks in whole groups.
@@ -112,19 +117,24 @@ unsafe fn panels(m: &Matrix, rows: Range<usize>, x: &Codes, scratch: &mut Scratc
 #[inline]
 unsafe fn turn_rows(m: &Matrix, first: usize, height: usize, stride: usize, scratch: &mut Scratch) {
     let Scratch { codes, packed, scales, .. } = scratch;
-    let width = stride * BLOCK;
+    let (width, whole) = (stride * BLOCK, m.blocks() / LANES * LANES);
     assert!(codes.len() >= PANEL * width && packed.len() >= PANEL * width && scales.len() >= PANEL * stride);
     // SAFETY: the caller's promise; sizes are asserted above; a row is `width` codes, a multiple of 256.
     unsafe {
         kernel::store_rows::<Neon<true>>(m, first..first + height, width, codes);
-        for quad in (0..height.next_multiple_of(4)).step_by(4) {
+        for top in (0..height.next_multiple_of(4)).step_by(4) {
             // Registers of four rows, and of the four after them, take turns.
-            let to = packed.as_mut_ptr().add(quad / TALL * TALL * width + quad % TALL * 4);
+            let to = packed.as_mut_ptr().add(top / TALL * TALL * width + top % TALL * 4);
             for c in (0..width).step_by(16) {
-                let at = codes.as_ptr().add(quad * width + c);
-                let rows = std::array::from_fn(|r| vreinterpretq_s32_s8(vld1q_s8(at.add(r * width))));
+                let at = codes.as_ptr().add(top * width + c);
+                let rows = [0, 1, 2, 3].map(|r| vreinterpretq_s32_s8(vld1q_s8(at.add(r * width))));
+                // The quads of a block of a whole group lie eight apart: together from here on.
+                let quad = c / 4;
+                let is_whole = quad < whole * 8;
+                let (quad, step) =
+                    if is_whole { (quad / 64 * 64 + quad % 8 * 8 + quad % 64 / 8, 8) } else { (quad, 1) };
                 for (i, columns) in turn(rows).into_iter().enumerate() {
-                    vst1q_s8(to.add((c / 4 + i) * 4 * TALL), vreinterpretq_s8_s32(columns));
+                    vst1q_s8(to.add((quad + i * step) * 4 * TALL), vreinterpretq_s8_s32(columns));
                 }
             }
         }
@@ -139,18 +149,18 @@ unsafe fn turn_rows(m: &Matrix, first: usize, height: usize, stride: usize, scra
 #[target_feature(enable = "neon")]
 #[inline]
 fn turn(rows: [int32x4_t; 4]) -> [int32x4_t; 4] {
-    let pairs = |a, b| (vtrn1q_s32(a, b), vtrn2q_s32(a, b));
-    let (even, odd) = (pairs(rows[0], rows[1]), pairs(rows[2], rows[3]));
     let wide = |v| vreinterpretq_s64_s32(v);
+    let (even, odd) = (wide(vtrn1q_s32(rows[0], rows[1])), wide(vtrn2q_s32(rows[0], rows[1])));
+    let (even_below, odd_below) = (wide(vtrn1q_s32(rows[2], rows[3])), wide(vtrn2q_s32(rows[2], rows[3])));
     [
-        vreinterpretq_s32_s64(vtrn1q_s64(wide(even.0), wide(odd.0))),
-        vreinterpretq_s32_s64(vtrn1q_s64(wide(even.1), wide(odd.1))),
-        vreinterpretq_s32_s64(vtrn2q_s64(wide(even.0), wide(odd.0))),
-        vreinterpretq_s32_s64(vtrn2q_s64(wide(even.1), wide(odd.1))),
+        vreinterpretq_s32_s64(vtrn1q_s64(even, even_below)),
+        vreinterpretq_s32_s64(vtrn1q_s64(odd, odd_below)),
+        vreinterpretq_s32_s64(vtrn2q_s64(even, even_below)),
+        vreinterpretq_s32_s64(vtrn2q_s64(odd, odd_below)),
     ]
 }
 
-/// Eight rows of a panel, turned.
+/// Eight rows of a panel, turned, and a tile of vectors.
 struct Part<'a> {
     codes: &'a [i8],
     scales: &'a [f32],
@@ -158,49 +168,31 @@ struct Part<'a> {
     /// The first of them in the panel, and how many rows that has.
     top: usize,
     height: usize,
+    tile: Tile<'a>,
 }
 
 impl Part<'_> {
-    /// Multiplies with `N` vectors from `first` on and says how many that were; `out[t * height + r]` is row `r` of the
-    /// panel times vector `t`.
+    /// Multiplies with the first `N` vectors of the tile, or as many as there are; `out[t * height + r]` is row `r` of
+    /// the panel times vector `t`.
     ///
     /// # Safety
-    /// This ISA; the panel is of the vectors' width.
+    /// This ISA.
     #[target_feature(enable = "dotprod")]
     #[inline]
-    unsafe fn times<const N: usize>(&self, x: &Codes, first: usize, out: &mut [f32]) -> usize {
-        let vectors: [Vector; N] = std::array::from_fn(|t| x.vector(first + t));
-        assert!(self.codes.len() >= self.blocks * BLOCK * TALL && self.scales.len() >= self.blocks * TALL);
-        assert!(self.blocks <= x.stride());
+    unsafe fn times<const N: usize>(&self, out: &mut [f32]) {
+        let blocks = self.blocks;
+        assert!(self.codes.len() >= blocks * BLOCK * TALL && self.scales.len() >= blocks * TALL && N <= TILE);
+        assert!(self.tile.codes.len() >= blocks * BLOCK * TILE && self.tile.scales.len() >= blocks * TILE);
         let mut lanes = [[[vdupq_n_f32(0.0); 2]; N]; LANES];
         for (lane, sums) in lanes.iter_mut().enumerate() {
             let mut acc = [[vdupq_n_f32(0.0); 2]; N];
-            for b in (lane..self.blocks).step_by(LANES) {
-                // SAFETY: the caller's promise; blocks stay below `self.blocks`, sizes are asserted above.
-                unsafe {
-                    let mut dots = [[vdupq_n_s32(0); 2]; N];
-                    for h in 0..2 {
-                        let w = self.codes.as_ptr().add((2 * b + h) * 16 * TALL);
-                        let xs = vectors.map(|x| vld1q_s8(x.codes.as_ptr().add((2 * b + h) * 16)));
-                        add_columns::<0, N>(&mut dots, w, &xs);
-                        add_columns::<1, N>(&mut dots, w, &xs);
-                        add_columns::<2, N>(&mut dots, w, &xs);
-                        add_columns::<3, N>(&mut dots, w, &xs);
-                    }
-                    let scales = self.scales.as_ptr().add(b * TALL);
-                    let w_scales = [vld1q_f32(scales), vld1q_f32(scales.add(4))];
-                    for ((dots, x), acc) in dots.iter().zip(&vectors).zip(&mut acc) {
-                        let x_scale = *x.scales.get_unchecked(b);
-                        for ((dots, w_scale), acc) in dots.iter().zip(w_scales).zip(acc) {
-                            let scale = vmulq_n_f32(w_scale, x_scale);
-                            *acc = vaddq_f32(*acc, vmulq_f32(vcvtq_f32_s32(*dots), scale));
-                        }
-                    }
-                }
+            for b in (lane..blocks).step_by(LANES) {
+                // SAFETY: the ISA is the caller's promise; blocks stay below `blocks`, sizes are asserted above.
+                unsafe { self.add_block(b, &mut acc) };
             }
             *sums = acc;
         }
-        for (t, out) in out[first * self.height..].chunks_exact_mut(self.height).take(N).enumerate() {
+        for (t, out) in out.chunks_exact_mut(self.height).take(N).enumerate() {
             let mut rows = [0.0; TALL];
             for (half, to) in rows.as_chunks_mut::<4>().0.iter_mut().enumerate() {
                 let l = |i: usize| lanes[i][t][half];
@@ -213,24 +205,38 @@ impl Part<'_> {
             let there = TALL.min(self.height - self.top);
             out[self.top..self.top + there].copy_from_slice(&rows[..there]);
         }
-        N
     }
-}
 
-/// Adds the products of four columns of eight rows, the `Q`-th four at `w`, with those of `N` vectors.
-///
-/// # Safety
-/// This ISA; 16 columns of eight rows are at `w`.
-#[target_feature(enable = "dotprod")]
-#[inline]
-unsafe fn add_columns<const Q: i32, const N: usize>(dots: &mut [[int32x4_t; 2]; N], w: *const i8, x: &[int8x16_t; N]) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let w = w.add(Q as usize * 4 * TALL);
-        let w = [vld1q_s8(w), vld1q_s8(w.add(16))];
-        for (dots, x) in dots.iter_mut().zip(x) {
-            dots[0] = sdot_lane::<Q>(dots[0], w[0], *x);
-            dots[1] = sdot_lane::<Q>(dots[1], w[1], *x);
+    /// Adds the products of block `b`, scaled, to `sums`.
+    ///
+    /// # Safety
+    /// This ISA; the rows and the tile have such a block.
+    #[target_feature(enable = "dotprod")]
+    #[inline]
+    unsafe fn add_block<const N: usize>(&self, b: usize, sums: &mut [[float32x4_t; 2]; N]) {
+        // SAFETY: the caller's promise; a tile is six vectors, of which four and two are loaded.
+        unsafe {
+            let w = self.codes.as_ptr().add(b * BLOCK * TALL);
+            let x = self.tile.codes.as_ptr().add(b * BLOCK * TILE);
+            let mut dots = [[vdupq_n_s32(0); 2]; N];
+            for k in 0..8 {
+                let w = [vld1q_s8(w.add(k * 4 * TALL)), vld1q_s8(w.add(k * 4 * TALL + 16))];
+                let x = x.add(k * 4 * TILE);
+                let x =
+                    [vld1q_s8(x), if N > 4 { vcombine_s8(vld1_s8(x.add(16)), vdup_n_s8(0)) } else { vdupq_n_s8(0) }];
+                for t in 0..N {
+                    dots[t] = [sdot_lane(dots[t][0], w[0], x, t), sdot_lane(dots[t][1], w[1], x, t)];
+                }
+            }
+            let scales = self.scales.as_ptr().add(b * TALL);
+            let w_scales = [vld1q_f32(scales), vld1q_f32(scales.add(4))];
+            let x_scales = self.tile.scales.as_ptr().add(b * TILE);
+            for t in 0..N {
+                for half in 0..2 {
+                    let scale = vmulq_n_f32(w_scales[half], *x_scales.add(t));
+                    sums[t][half] = vaddq_f32(sums[t][half], vmulq_f32(vcvtq_f32_s32(dots[t][half]), scale));
+                }
+            }
         }
     }
 }
