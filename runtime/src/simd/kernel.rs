@@ -486,10 +486,12 @@ unsafe fn dot<I: Isa, C: Chunks<I>, const N: usize>(m: &Rows, row: usize, mut w:
             w.prefetch(g * GROUP);
             let block = g * LANES;
             let mut acc = starts::<I, N>(x, block, C::GATHERS);
-            for c in 0..GROUP {
-                let i = g * GROUP + c;
-                acc = w.multiply_add(i, acc, codes_at(x, i));
-            }
+            // Written out: a loop over long chunks would stay one, and chunks of some encodings take turns.
+            let i = g * GROUP;
+            acc = w.multiply_add(i, acc, codes_at(x, i));
+            acc = w.multiply_add(i + 1, acc, codes_at(x, i + 1));
+            acc = w.multiply_add(i + 2, acc, codes_at(x, i + 2));
+            acc = w.multiply_add(i + 3, acc, codes_at(x, i + 3));
             let w_scales = scales.group(block);
             for t in 0..N {
                 lanes[t] = I::add_group(lanes[t], acc[t], w_scales, x[t].scales.as_ptr().add(block));

@@ -155,21 +155,34 @@ fn start(ends: u64, i: usize) -> usize {
     if i == 0 { 0 } else { byte(ends, i - 1) }
 }
 
+/// The same address, of which the compiler does not know how to make it anew: it would, for every use in a loop.
+#[inline(always)]
+fn kept_in_register<T>(table: &'static T) -> *const T {
+    let mut address: *const T = table;
+    // SAFETY: no instruction at all.
+    unsafe { asm!("/* {0} */", inout(reg) address, options(pure, nomem, nostack, preserves_flags)) };
+    address
+}
+
 /// The places of 16 columns.
 #[target_feature(enable = "neon")]
 #[inline]
 fn places_of(mask: u64, i: usize) -> uint8x16_t {
-    let (first, second) = (&PLACES.0.first[byte(mask, 2 * i)], &PLACES.0.second[byte(mask, 2 * i + 1)]);
-    // SAFETY: both are 16 bytes.
-    unsafe { vaddq_u8(vld1q_u8(first.as_ptr()), vld1q_u8(second.as_ptr())) }
+    let (first, second) = (kept_in_register(&PLACES.0.first), kept_in_register(&PLACES.0.second));
+    // SAFETY: tables have a row of 16 bytes for every byte.
+    unsafe {
+        let first = vld1q_u8(first.cast::<[u8; 16]>().add(byte(mask, 2 * i)).cast());
+        vaddq_u8(first, vld1q_u8(second.cast::<[u8; 16]>().add(byte(mask, 2 * i + 1)).cast()))
+    }
 }
 
 /// The places of 8 columns.
 #[target_feature(enable = "neon")]
 #[inline]
 fn half_places_of(mask: u64, i: usize) -> uint8x8_t {
-    // SAFETY: they are 8 bytes.
-    unsafe { vld1_u8(PLACES.0.half[byte(mask, i)].as_ptr()) }
+    let table = kept_in_register(&PLACES.0.half);
+    // SAFETY: the table has a row of 8 bytes for every byte.
+    unsafe { vld1_u8(table.cast::<[u8; 8]>().add(byte(mask, i)).cast()) }
 }
 
 /// Bytes to be spread over a chunk's columns, zeros where nothing is kept, `then` being done to each register of them.
@@ -196,7 +209,7 @@ unsafe fn spread<const DOTPROD: bool>(
             }))
         } else {
             Chunk::Halves(std::array::from_fn(|i| {
-                let kept = vld1q_u8(from[i / 4].wrapping_add(start(ends, i)));
+                let kept = vcombine_u8(vld1_u8(from[i / 4].wrapping_add(start(ends, i))), vdup_n_u8(0));
                 vreinterpret_s8_u8(half(i / 4, vqtbl1_u8(kept, half_places_of(mask, i))))
             }))
         }
@@ -207,8 +220,9 @@ unsafe fn spread<const DOTPROD: bool>(
 #[target_feature(enable = "neon")]
 #[inline]
 fn level_table() -> uint8x16_t {
+    static LEVELS: [i8; 16] = SPARSE_Q4_LEVELS;
     // SAFETY: there are 16 levels.
-    unsafe { vreinterpretq_u8_s8(vld1q_s8(SPARSE_Q4_LEVELS.as_ptr())) }
+    unsafe { vreinterpretq_u8_s8(vld1q_s8(LEVELS.as_ptr())) }
 }
 
 #[target_feature(enable = "neon")]

@@ -40,28 +40,19 @@ pub(super) fn sdot(acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
     acc
 }
 
-/// The same with the `nth` four codes of `x` for all lanes.
+/// The same, of two registers of weights, with the same four codes of `x` for all lanes.
 #[target_feature(enable = "dotprod")]
 #[inline]
-fn sdot_lane(acc: int32x4_t, w: int8x16_t, x: [int8x16_t; 2], nth: usize) -> int32x4_t {
-    macro_rules! lane {
-        ($lane:literal) => {{
-            let mut acc = acc;
-            // SAFETY: reads and writes registers only; the feature is this function's.
-            unsafe {
-                asm!(concat!("sdot {0:v}.4s, {1:v}.16b, {2:v}.4b[", $lane, "]"), inout(vreg) acc, in(vreg) w,
-                    in(vreg) x[nth / 4], options(pure, nomem, nostack, preserves_flags));
-            }
-            acc
-        }};
+fn sdot_lane<const LANE: i32>(acc: [int32x4_t; 2], w: [int8x16_t; 2], x: int8x16_t) -> [int32x4_t; 2] {
+    let [mut first, mut second] = acc;
+    // SAFETY: reads and writes registers only; the feature is this function's.
+    unsafe {
+        asm!("sdot {0:v}.4s, {1:v}.16b, {2:v}.4b[{3}]", inout(vreg) first, in(vreg) w[0], in(vreg) x, const LANE,
+            options(pure, nomem, nostack, preserves_flags));
+        asm!("sdot {0:v}.4s, {1:v}.16b, {2:v}.4b[{3}]", inout(vreg) second, in(vreg) w[1], in(vreg) x, const LANE,
+            options(pure, nomem, nostack, preserves_flags));
     }
-    // Known when this is compiled.
-    match nth % 4 {
-        0 => lane!(0),
-        1 => lane!(1),
-        2 => lane!(2),
-        _ => lane!(3),
-    }
+    [first, second]
 }
 
 #[target_feature(enable = "dotprod")]
@@ -183,12 +174,12 @@ impl Part<'_> {
         let blocks = self.blocks;
         assert!(self.codes.len() >= blocks * BLOCK * TALL && self.scales.len() >= blocks * TALL && N <= TILE);
         assert!(self.tile.codes.len() >= blocks * BLOCK * TILE && self.tile.scales.len() >= blocks * TILE);
-        let mut lanes = [[[vdupq_n_f32(0.0); 2]; N]; LANES];
+        let mut lanes = [[[vdupq_n_f32(0.0); 2]; TILE]; LANES];
         for (lane, sums) in lanes.iter_mut().enumerate() {
-            let mut acc = [[vdupq_n_f32(0.0); 2]; N];
+            let mut acc = [[vdupq_n_f32(0.0); 2]; TILE];
             for b in (lane..blocks).step_by(LANES) {
                 // SAFETY: the ISA is the caller's promise; blocks stay below `blocks`, sizes are asserted above.
-                unsafe { self.add_block(b, &mut acc) };
+                acc = unsafe { self.add_block::<N>(b, acc) };
             }
             *sums = acc;
         }
@@ -207,36 +198,47 @@ impl Part<'_> {
         }
     }
 
-    /// Adds the products of block `b`, scaled, to `sums`.
+    /// Adds the products of block `b`, scaled, to the sums of the first `N` vectors: two, four or all six.
     ///
     /// # Safety
     /// This ISA; the rows and the tile have such a block.
     #[target_feature(enable = "dotprod")]
     #[inline]
-    unsafe fn add_block<const N: usize>(&self, b: usize, sums: &mut [[float32x4_t; 2]; N]) {
-        // SAFETY: the caller's promise; a tile is six vectors, of which four and two are loaded.
+    unsafe fn add_block<const N: usize>(&self, b: usize, sums: [[float32x4_t; 2]; TILE]) -> [[float32x4_t; 2]; TILE] {
+        let mut sums = sums;
+        // SAFETY: the caller's promise.
         unsafe {
             let w = self.codes.as_ptr().add(b * BLOCK * TALL);
             let x = self.tile.codes.as_ptr().add(b * BLOCK * TILE);
-            let mut dots = [[vdupq_n_s32(0); 2]; N];
+            let mut dots = [[vdupq_n_s32(0); 2]; TILE];
             for k in 0..8 {
                 let w = [vld1q_s8(w.add(k * 4 * TALL)), vld1q_s8(w.add(k * 4 * TALL + 16))];
-                let x = x.add(k * 4 * TILE);
-                let x =
-                    [vld1q_s8(x), if N > 4 { vcombine_s8(vld1_s8(x.add(16)), vdup_n_s8(0)) } else { vdupq_n_s8(0) }];
-                for t in 0..N {
-                    dots[t] = [sdot_lane(dots[t][0], w[0], x, t), sdot_lane(dots[t][1], w[1], x, t)];
+                // Four vectors' columns, then two vectors'. Written out, so that all sums are in registers.
+                let near = vld1q_s8(x.add(k * 4 * TILE));
+                dots[0] = sdot_lane::<0>(dots[0], w, near);
+                dots[1] = sdot_lane::<1>(dots[1], w, near);
+                if N > 2 {
+                    dots[2] = sdot_lane::<2>(dots[2], w, near);
+                    dots[3] = sdot_lane::<3>(dots[3], w, near);
+                }
+                if N > 4 {
+                    let far = vcombine_s8(vld1_s8(x.add(k * 4 * TILE + 16)), vdup_n_s8(0));
+                    dots[4] = sdot_lane::<0>(dots[4], w, far);
+                    dots[5] = sdot_lane::<1>(dots[5], w, far);
                 }
             }
             let scales = self.scales.as_ptr().add(b * TALL);
             let w_scales = [vld1q_f32(scales), vld1q_f32(scales.add(4))];
             let x_scales = self.tile.scales.as_ptr().add(b * TILE);
             for t in 0..N {
-                for half in 0..2 {
-                    let scale = vmulq_n_f32(w_scales[half], *x_scales.add(t));
-                    sums[t][half] = vaddq_f32(sums[t][half], vmulq_f32(vcvtq_f32_s32(dots[t][half]), scale));
-                }
+                let x_scale = *x_scales.add(t);
+                let add = |half: usize| {
+                    let scale = vmulq_n_f32(w_scales[half], x_scale);
+                    vaddq_f32(sums[t][half], vmulq_f32(vcvtq_f32_s32(dots[t][half]), scale))
+                };
+                sums[t] = [add(0), add(1)];
             }
         }
+        sums
     }
 }
