@@ -13,8 +13,8 @@ use kernel_benches::{noise, sparse_or_dense};
 use runtime::simd::{self, Codes, Kernels, Scratch};
 use spm::{Encoding, Matrix};
 
-/// Vectors and shape: 16 KB of weights as bytes for one or few vectors; for many, two panels of rows.
-const CASES: [(usize, (usize, usize)); 3] = [(1, (8, 2048)), (4, (8, 2048)), (96, (32, 1024))];
+/// Vectors and shape: a wide row and one of SmolLM2's for one vector, a few vectors, two panels of rows for many.
+const CASES: [(usize, (usize, usize)); 4] = [(1, (8, 2048)), (1, (28, 576)), (4, (8, 2048)), (96, (32, 1024))];
 const SPARSITIES: [f32; 2] = [0.5, 0.7];
 const TRIES: usize = 400;
 
@@ -22,8 +22,8 @@ fn main() {
     let once = std::env::args().any(|a| a == "--test");
     let kernels = simd::available();
     let names: Vec<_> = kernels.iter().map(|k| k.name()).collect();
-    println!("| encoding | pruned | bits a weight | vectors | {} |", names.join(" | "));
-    println!("|---|---|---|---|{}", "---|".repeat(names.len()));
+    println!("| encoding | pruned | bits a weight | columns | vectors | {} |", names.join(" | "));
+    println!("|---|---|---|---|---|{}", "---|".repeat(names.len()));
     for encoding in Encoding::ALL.into_iter().filter(|e| e.is_integer()) {
         let sparsities = if encoding.has_row_starts() { &SPARSITIES[..] } else { &SPARSITIES[..1] };
         for &sparsity in sparsities {
@@ -32,7 +32,7 @@ fn main() {
                 let row: Vec<_> = kernels.iter().map(|k| cell(k, &matrix, n, once)).collect();
                 let pruned = if encoding.is_sparse() { format!("{:.0} %", sparsity * 100.0) } else { "-".into() };
                 let bits = matrix.byte_len() as f64 * 8.0 / (rows * cols) as f64;
-                println!("| {} | {pruned} | {bits:.2} | {n} | {} |", encoding.name(), row.join(" | "));
+                println!("| {} | {pruned} | {bits:.2} | {cols} | {n} | {} |", encoding.name(), row.join(" | "));
             }
         }
     }

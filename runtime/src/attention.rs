@@ -52,6 +52,14 @@ impl Attention {
         Attention { parts, by_kv_head: Vec::new() }
     }
 
+    /// Makes room for the scores of any number of positions up to this, so that decoding allocates nothing.
+    pub(crate) fn reserve(&mut self, positions: usize) {
+        let most = TILE.saturating_mul(positions.next_multiple_of(KEY_BLOCK));
+        for part in &mut self.parts {
+            part.scores.reserve_exact(most.saturating_sub(part.scores.len()));
+        }
+    }
+
     /// Softmax attention of the queries `q` (`n x q_dim`) at positions `first..first + n`, which are in the cache
     /// already, over all positions up to their own; `out` is `n x q_dim`.
     pub(crate) fn attend(&mut self, engine: &Engine, cache: &KvCache, first: usize, q: &[f32], out: &mut [f32]) {

@@ -192,6 +192,7 @@ impl From<Error> for Fault {
     fn from(error: Error) -> Self {
         let status = match &error {
             Error::File(spm::Error::Io { .. }) => SprStatus::Error,
+            Error::File(spm::Error::OutOfMemory { .. }) => SprStatus::OutOfMemory,
             Error::File(_) | Error::MissingTensor { .. } | Error::Shape { .. } => SprStatus::BadFile,
             Error::NoVocabulary | Error::Tokenizer { .. } => SprStatus::BadFile,
             Error::OutOfMemory { .. } => SprStatus::OutOfMemory,

@@ -51,12 +51,14 @@ impl Session {
             n => n,
         };
         let cache = || KvCache::new(c, context, options.kv);
+        let mut ws = Workspace::new(model.engine());
+        ws.reserve(context);
         Ok(Session {
             caches: (0..c.n_layers).map(|_| cache()).collect::<Result<_, _>>()?,
             context,
             batch: options.batch.max(1),
             position: 0,
-            ws: Workspace::new(model.engine()),
+            ws,
             io: LayerIo::default(),
             logits: zeroed("the logits", c.vocab_size)?,
             model: Arc::clone(model),
@@ -151,11 +153,9 @@ impl Session {
         let engine = model.engine();
         io.resize(engine, tokens.len());
         embed(model.embedding(), tokens, &mut io.hidden)?;
-        engine.pool().enter(|| {
-            for (layer, cache) in model.layers().iter().zip(caches) {
-                layer.forward(engine, ws, cache, *position, io);
-            }
-        });
+        for (layer, cache) in model.layers().iter().zip(caches) {
+            layer.forward(engine, ws, cache, *position, io);
+        }
         self.position += tokens.len();
         Ok(())
     }
@@ -170,7 +170,6 @@ impl Session {
         for (hidden, x) in hidden[first * c.dim..].chunks_exact(c.dim).zip(x.chunks_exact_mut(c.dim)) {
             model.engine().kernels().rms_norm(hidden, model.norm(), c.norm_eps, x);
         }
-        let engine = model.engine();
-        engine.pool().enter(|| ws.product(engine, model.head(), x, logits));
+        ws.product(model.engine(), model.head(), x, logits);
     }
 }

@@ -188,6 +188,11 @@ impl Workspace {
         }
     }
 
+    /// Makes room for attention over this many positions.
+    pub(crate) fn reserve(&mut self, positions: usize) {
+        self.attention.reserve(positions);
+    }
+
     /// `linear` times the vectors `x` (each `cols` wide).
     pub(crate) fn product(&mut self, engine: &Engine, linear: &Linear, x: &[f32], out: &mut [f32]) {
         self.x.set(engine, x, linear.weights().cols());

@@ -19,7 +19,7 @@ use spm::{Checkpoint, Encoding, Matrix};
 
 use crate::cli::name_file;
 use crate::failure::Failure;
-use crate::open::AnyModel;
+use crate::open::{AnyModel, LoadMode};
 use crate::process;
 
 use bandwidth::read_bandwidth;
@@ -36,7 +36,7 @@ pub struct BenchArgs {
     /// Tokens written one by one, a test each; 0 for none
     #[arg(short = 'n', long, value_name = "N", value_delimiter = ',', default_value = "128", value_parser = tokens())]
     pub n_gen: Vec<u32>,
-    /// Threads, a row each [default: one a core]
+    /// Threads, a row each [default: one a core; where cores differ, one a big core]
     #[arg(short, long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=512))]
     pub threads: Vec<u16>,
     /// Measurements of each test
@@ -48,6 +48,9 @@ pub struct BenchArgs {
     /// Kernels to use instead of the best of this machine
     #[arg(long, value_name = "NAME")]
     pub kernel: Option<String>,
+    /// How weights come into memory; GGUF files are always mapped
+    #[arg(long, value_enum, value_name = "HOW", default_value_t)]
+    pub load: LoadMode,
     /// Also measure the dense model of the same values in the same engine, in turns with the sparse one: sparse-f16
     /// expanded to f16, all others to q8
     #[arg(long)]
@@ -75,7 +78,7 @@ fn tokens() -> clap::builder::RangedI64ValueParser<u32> {
 /// Measures and writes the table to `out`.
 pub fn run(args: &BenchArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let tests = args.tests()?;
-    let file = AnyModel::open(&args.model)?;
+    let file = AnyModel::open_with(&args.model, args.load)?;
     let mut sources = vec![Source { name: args.model_name(), dense: false, checkpoint: file.checkpoint() }];
     let expanded = if args.dense { Some(expand(file.checkpoint())?) } else { None };
     if let Some(dense) = &expanded {

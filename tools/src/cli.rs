@@ -9,13 +9,13 @@ use clap::Args;
 use runtime::{EngineOptions, Model, Precision, Tokenizer};
 
 use crate::failure::Failure;
-use crate::open::AnyModel;
+use crate::open::{AnyModel, LoadMode};
 use crate::process;
 
 /// How a model is run.
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
-    /// Threads [default: one a core]
+    /// Threads [default: one a core; where cores differ, one a big core]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=512))]
     pub threads: Option<u16>,
     /// Full-precision activations: slow, the reference for comparisons
@@ -24,6 +24,9 @@ pub struct RunArgs {
     /// Kernels to use instead of the best of this machine
     #[arg(long, value_name = "NAME")]
     pub kernel: Option<String>,
+    /// How weights come into memory; GGUF files are always mapped
+    #[arg(long, value_enum, value_name = "HOW", default_value_t)]
+    pub load: LoadMode,
 }
 
 impl RunArgs {
@@ -51,7 +54,7 @@ impl Ready {
     /// Opens and loads the model at `path`.
     pub fn load(path: &Path, run: &RunArgs) -> Result<Self, Failure> {
         let named = |failure| name_file(failure, path);
-        let file = AnyModel::open(path)?;
+        let file = AnyModel::open_with(path, run.load)?;
         let checkpoint = file.checkpoint();
         let vocabulary = checkpoint.vocabulary().ok_or(runtime::Error::NoVocabulary).map_err(|e| named(e.into()))?;
         Ok(Ready {

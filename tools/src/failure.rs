@@ -54,6 +54,7 @@ impl From<spm::Error> for Failure {
             spm::Error::Io { .. } | spm::Error::Exists { .. } | spm::Error::IsSource { .. } => {
                 Failure::Runtime(error.to_string())
             }
+            spm::Error::OutOfMemory { .. } => Failure::OutOfMemory(error.to_string()),
             _ => Failure::BadFile(error.to_string()),
         }
     }

@@ -1,13 +1,29 @@
-//! Bytes that are either mapped from a file or owned, shared without a lifetime.
+//! Bytes that are mapped from a file, copied from one, or owned, shared without a lifetime.
 
 use std::fs::File;
+use std::io::Read;
 use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapMut};
 
 use crate::error::Error;
+
+/// How the bytes of a file come into memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Load {
+    /// As the file's own pages, read when they are needed and shared with other processes. Who changes the file changes
+    /// the bytes, and who cuts it short ends this process.
+    #[default]
+    Mmap,
+    /// As a copy in huge pages where the system has them: no change of the file reaches it. It takes the time to read
+    /// the file, and its size in memory.
+    Arena,
+}
+
+/// The size of huge pages on x86-64 and, with pages of 4 KiB, on ARM.
+const HUGE_PAGE: usize = 2 << 20;
 
 /// A cheap-to-clone slice of a mapped file or of owned memory.
 #[derive(Clone)]
@@ -19,28 +35,28 @@ pub struct Bytes {
 #[derive(Clone)]
 enum Storage {
     Mapped(Arc<Mmap>),
+    Arena(Arc<Mmap>),
     Owned(Arc<Vec<u8>>),
 }
 
 impl Bytes {
-    /// Maps a whole file, read-only. Only regular files: a device or a pipe is refused.
-    pub fn map(path: &Path) -> Result<Self, Error> {
-        let io = |action| move |source| Error::Io { action, path: path.to_owned(), source };
-        let file = File::open(path).map_err(io("open"))?;
-        let meta = file.metadata().map_err(io("read the size of"))?;
+    /// Loads a whole file. Only regular files: a device or a pipe is refused.
+    pub fn load(path: &Path, how: Load) -> Result<Self, Error> {
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        let meta = file.metadata().map_err(Error::io("read the size of", path))?;
         if !meta.is_file() {
             return Err(Error::NotAFile { path: path.to_owned() });
         }
-        if meta.len() == 0 {
-            return Ok(Bytes::from(Vec::new()));
+        match how {
+            _ if meta.len() == 0 => Ok(Bytes::from(Vec::new())),
+            Load::Mmap => map_file(&file, path),
+            Load::Arena => read_file(file, meta.len(), path),
         }
-        // SAFETY: the map is read-only and private to this type, which hands out shared slices only. Another
-        // process may change the file meanwhile: every reader of these bytes treats each value as untrusted
-        // data that can differ from one read to the next, and takes sizes and offsets from private memory.
-        // Truncation raises SIGBUS, as for any mapped file; callers that cannot rule it out read a copy.
-        let map = unsafe { Mmap::map(&file) }.map_err(io("map"))?;
-        let range = 0..map.len();
-        Ok(Bytes { storage: Storage::Mapped(Arc::new(map)), range })
+    }
+
+    /// Maps a whole file, read-only.
+    pub fn map(path: &Path) -> Result<Self, Error> {
+        Self::load(path, Load::Mmap)
     }
 
     /// The part `range` of these bytes, or `None` if it is not inside them.
@@ -74,7 +90,7 @@ impl Deref for Bytes {
 
     fn deref(&self) -> &[u8] {
         let all: &[u8] = match &self.storage {
-            Storage::Mapped(map) => map,
+            Storage::Mapped(map) | Storage::Arena(map) => map,
             Storage::Owned(owned) => owned,
         };
         &all[self.range.clone()]
@@ -85,4 +101,30 @@ impl std::fmt::Debug for Bytes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Bytes({} bytes)", self.range.len())
     }
+}
+
+fn map_file(file: &File, path: &Path) -> Result<Bytes, Error> {
+    // SAFETY: the map is read-only and private to this type, which hands out shared slices only. Another
+    // process may change the file meanwhile: every reader of these bytes treats each value as untrusted
+    // data that can differ from one read to the next, and takes sizes and offsets from private memory.
+    // Truncation raises SIGBUS, as for any mapped file; callers that cannot rule it out load an arena.
+    let map = unsafe { Mmap::map(file) }.map_err(Error::io("map", path))?;
+    let range = 0..map.len();
+    Ok(Bytes { storage: Storage::Mapped(Arc::new(map)), range })
+}
+
+/// Reads `len` bytes to the start of a huge page, so that they keep every alignment that they have in the file.
+fn read_file(mut file: File, len: u64, path: &Path) -> Result<Bytes, Error> {
+    let no_memory = |source| Error::OutOfMemory { path: path.to_owned(), bytes: len, source };
+    let too_much = || no_memory(std::io::ErrorKind::OutOfMemory.into());
+    let len = usize::try_from(len).map_err(|_| too_much())?;
+    let mut map = MmapMut::map_anon(len.checked_add(HUGE_PAGE).ok_or_else(too_much)?).map_err(no_memory)?;
+    let start = map.as_ptr().addr().wrapping_neg() % HUGE_PAGE;
+    let range = start..start + len;
+    // Only for speed: small pages hold the same bytes.
+    #[cfg(target_os = "linux")]
+    let _ = map.advise(memmap2::Advice::HugePage);
+    file.read_exact(&mut map[range.clone()]).map_err(Error::io("read", path))?;
+    let map = map.make_read_only().map_err(no_memory)?;
+    Ok(Bytes { storage: Storage::Arena(Arc::new(map)), range })
 }

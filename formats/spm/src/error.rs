@@ -22,6 +22,16 @@ pub enum Error {
         /// The path.
         path: PathBuf,
     },
+    /// No memory for a copy of the file.
+    #[error("{}: cannot get the {bytes} bytes of memory for a copy ({source}); map the file instead", path.display())]
+    OutOfMemory {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+        /// The system's reason.
+        source: std::io::Error,
+    },
     /// A file of another kind.
     #[error("{}: not a sparse model file: {found}", path.display())]
     NotSpm {

@@ -1,11 +1,11 @@
-//! A sparse model file opened for reading: mapped, checked once, then without errors.
+//! A sparse model file opened for reading: mapped or copied, checked once, then without errors.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use half::f16;
 
-use crate::bytes::Bytes;
+use crate::bytes::{Bytes, Load};
 use crate::checkpoint::{Checkpoint, TensorInfo};
 use crate::config::Config;
 use crate::encoding::{BLOCK, Encoding, ScaleKind};
@@ -36,7 +36,12 @@ pub struct SparseModel {
 impl SparseModel {
     /// Maps and checks a file: everything but the contents of the tensors, which [`Self::verify`] reads.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        Self::from_bytes(Bytes::map(path)?, path)
+        Self::open_with(path, Load::Mmap)
+    }
+
+    /// The same with the file's bytes loaded as told.
+    pub fn open_with(path: &Path, how: Load) -> Result<Self, Error> {
+        Self::from_bytes(Bytes::load(path, how)?, path)
     }
 
     /// The same from bytes; `path` is what errors call them.

@@ -23,7 +23,7 @@ mod tokenizer;
 mod vocabulary_codec;
 mod writer;
 
-pub use bytes::Bytes;
+pub use bytes::{Bytes, Load};
 pub use checkpoint::{Checkpoint, TensorInfo};
 pub use config::{Config, Rope, RopeLayout, limits};
 pub use dense::DensePlanes;

@@ -7,7 +7,8 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use spm::{
-    Bytes, Checkpoint, Encoding, Error, Mask, Matrix, SparseModel, SpmWriter, WriterOptions, encode, matrix, row_bytes,
+    Bytes, Checkpoint, Encoding, Error, Load, Mask, Matrix, SparseModel, SpmWriter, WriterOptions, encode, matrix,
+    row_bytes,
 };
 
 #[test]
@@ -98,6 +99,42 @@ impl Damaged {
     /// Turns a bit of a row in the plane of bits.
     fn flip(&mut self, row: usize, bit: usize) {
         self.bytes[row * self.bits_of_row + bit / 8] ^= 1 << (bit % 8);
+    }
+}
+
+#[test]
+fn a_copy_is_apart_from_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.spm");
+    common::write(&path, &common::model());
+    let bytes = fs::read(&path).unwrap();
+    let copy = Bytes::load(&path, Load::Arena).unwrap();
+    let model = SparseModel::open_with(&path, Load::Arena).unwrap();
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
+    assert!(*copy == bytes, "other bytes");
+    assert_eq!(copy.as_ptr().addr() % (2 << 20), 0);
+    model.verify().unwrap();
+    let written = common::matrices(&common::model());
+    for (name, written) in written {
+        let read = model.matrix(&name).unwrap();
+        assert!(!read.is_mapped(), "{name} is the file's own");
+        assert_eq!(read.stored_bytes(), written.stored_bytes(), "{name}");
+    }
+}
+
+#[test]
+fn what_cannot_be_copied() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.spm");
+    let load = || Bytes::load(&path, Load::Arena);
+    assert!(matches!(load(), Err(Error::Io { action: "open", .. })));
+    fs::write(&path, b"").unwrap();
+    assert!(load().unwrap().is_empty());
+    assert!(matches!(Bytes::load(folder.path(), Load::Arena), Err(Error::NotAFile { .. })));
+    // More than any address space, in a file that takes no room; some file systems do not make it.
+    if fs::File::create(&path).unwrap().set_len(1 << 47).is_ok() {
+        let error = load().unwrap_err();
+        assert!(matches!(error, Error::OutOfMemory { bytes, .. } if bytes == 1 << 47), "{error}");
     }
 }
 

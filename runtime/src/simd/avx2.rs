@@ -427,9 +427,14 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    unsafe fn half_scales(stored: *const u8) -> __m256 {
-        // SAFETY: the caller's promise.
-        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(stored.cast())) }
+    unsafe fn half_scales(stored: *const u8, n: usize) -> __m256 {
+        const THERE: [u16; 16] =
+            [0xFFFF, 0xFFFF, 0xFFFF, 0xFFFF, 0xFFFF, 0xFFFF, 0xFFFF, 0xFFFF, 0, 0, 0, 0, 0, 0, 0, 0];
+        // SAFETY: the caller's promise; eight numbers of the table are loaded, from the first to the ninth on.
+        unsafe {
+            let there = _mm_loadu_si128(THERE.as_ptr().add(8 - n.min(8)).cast());
+            _mm256_cvtph_ps(_mm_and_si128(_mm_loadu_si128(stored.cast()), there))
+        }
     }
 
     #[inline(always)]

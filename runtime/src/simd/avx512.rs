@@ -555,9 +555,9 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn half_scales(stored: *const u8) -> __m256 {
+    unsafe fn half_scales(stored: *const u8, n: usize) -> __m256 {
         // SAFETY: the caller's promise.
-        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(stored.cast())) }
+        unsafe { _mm256_cvtph_ps(_mm_maskz_loadu_epi16(((1u32 << n) - 1) as u8, stored.cast())) }
     }
 
     #[inline(always)]

@@ -65,7 +65,7 @@ impl<'a> Rows<'a> {
     #[inline(always)]
     pub(super) fn scales<I: Isa>(&self, row: usize, halves: bool) -> Scales<'_, I> {
         let (stored, factor) = if halves {
-            (&self.scales[2 * self.blocks * row..][..2 * self.blocks], 0.0)
+            (&self.scales[2 * self.blocks * row..][..2 * (self.blocks + LANES)], 0.0)
         } else {
             let factor = self.scales[4 * row..].first_chunk::<4>().map_or(0.0, |b| f32::from_le_bytes(*b));
             (&self.scales[self.scale_codes_at + self.blocks * row..][..self.blocks + LANES], factor)
@@ -74,7 +74,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// The scales of a row as they are stored: halves, or bytes times a factor with eight bytes more after them.
+/// The scales of a row as they are stored, halves or bytes times a factor, and what would be eight more.
 pub(super) struct Scales<'a, I> {
     stored: &'a [u8],
     factor: f32,
@@ -92,26 +92,23 @@ impl<I: Isa> Scales<'_, I> {
         // SAFETY: the caller's promise.
         unsafe {
             match self.halves {
-                true => I::half_scales(self.stored.as_ptr().add(2 * first)),
+                true => I::half_scales(self.stored.as_ptr().add(2 * first), LANES),
                 false => I::byte_scales(self.stored.as_ptr().add(first), self.factor),
             }
         }
     }
 
-    /// The scales from `first` on, zeros after them.
+    /// The scales from `first` on; after them zeros or, where those are finite, others: they meet zeros in the vector.
     ///
     /// # Safety
     /// The CPU has ISA `I`; there are `blocks`, at most eight of them from `first` on.
     #[inline(always)]
     pub(super) unsafe fn last_group(&self, first: usize, blocks: usize) -> I::Lanes {
-        let bytes = if self.halves { 2 } else { 1 };
-        let mut copy = [0; 2 * LANES];
-        copy[..bytes * (blocks - first)].copy_from_slice(&self.stored[bytes * first..bytes * blocks]);
-        // SAFETY: the caller's promise; the copy is eight of either.
+        // SAFETY: the caller's promise; eight of either may be read.
         unsafe {
             match self.halves {
-                true => I::half_scales(copy.as_ptr()),
-                false => I::byte_scales(copy.as_ptr(), self.factor),
+                true => I::half_scales(self.stored.as_ptr().add(2 * first), blocks - first),
+                false => I::byte_scales(self.stored.as_ptr().add(first), self.factor),
             }
         }
     }

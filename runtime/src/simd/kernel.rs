@@ -107,8 +107,8 @@ pub(super) trait Isa: Sized {
     /// Zeros.
     unsafe fn no_lanes() -> Self::Lanes;
 
-    /// 16 bytes: f16 each.
-    unsafe fn half_scales(stored: *const u8) -> Self::Lanes;
+    /// 16 bytes: f16 each, of which those from the `n`th on count as zeros.
+    unsafe fn half_scales(stored: *const u8, n: usize) -> Self::Lanes;
 
     /// 8 bytes: i8 each, times `factor`.
     unsafe fn byte_scales(stored: *const u8, factor: f32) -> Self::Lanes;
@@ -500,11 +500,14 @@ unsafe fn dot<I: Isa, C: Chunks<I>, const N: usize>(m: &Rows, row: usize, mut w:
         if whole < padded / LANES {
             let block = whole * LANES;
             let mut dots = [[I::no_dots(); GROUP]; N];
-            for c in 0..m.chunks - whole * GROUP {
+            // Unrolled, so that the products stay in registers.
+            for c in 0..GROUP {
                 let i = whole * GROUP + c;
-                let (chunk, x) = (w.last(i), codes_at(x, i));
-                for t in 0..N {
-                    dots[t][c] = I::multiply(chunk, x[t]);
+                if i < m.chunks {
+                    let (chunk, x) = (w.last(i), codes_at(x, i));
+                    for t in 0..N {
+                        dots[t][c] = I::multiply(chunk, x[t]);
+                    }
                 }
             }
             let w_scales = scales.last_group(block, m.blocks);

@@ -6,7 +6,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use spm::levels::{SPARSE_Q4_LEVELS, field_2_of_4, group_2_of_4};
 use spm::{BLOCK, CHUNK, Matrix};
-use wide::f32x8;
+use wide::{f32x8, i8x16, i16x16, i32x8};
 
 use super::kernel::{self, Codes, GROUP, Isa, LANES, OVERRUN, Scratch};
 use super::{Kernels, attention, float, sum_lanes};
@@ -51,16 +51,34 @@ fn rows_f32(m: &Matrix, rows: Range<usize>, x: &[f32], scratch: &mut Scratch, ou
 }
 
 /// Spreads codes over the columns whose bits are set; `code(n)` is the n-th.
-fn expand(mask: u64, code: impl Fn(usize) -> i8) -> [i8; CHUNK] {
+fn expand(mut mask: u64, code: impl Fn(usize) -> i8) -> [i8; CHUNK] {
+    let mut codes = [0; CHUNK];
     let mut nth = 0;
-    std::array::from_fn(|i| {
-        let kept = (mask >> i & 1) as usize;
-        // `nth` is the number of bits seen before this column. All bits of the code or none: a branch on a random mask
-        // would be guessed wrong half of the time.
-        let code = code(nth) & (kept as i8).wrapping_neg();
-        nth += kept;
-        code
-    })
+    while mask != 0 {
+        codes[mask.trailing_zeros() as usize % CHUNK] = code(nth);
+        mask &= mask - 1;
+        nth += 1;
+    }
+    codes
+}
+
+/// The nibbles of 32 bytes, the low ones first.
+fn nibbles(bytes: &[u8; BLOCK]) -> [u8; CHUNK] {
+    let mut codes = [0; CHUNK];
+    let (low, high) = codes.split_at_mut(BLOCK);
+    low.iter_mut().zip(bytes).for_each(|(c, b)| *c = b & 15);
+    high.iter_mut().zip(bytes).for_each(|(c, b)| *c = b >> 4);
+    codes
+}
+
+/// Sums of two products each of 64 codes: of 16 codes in a row a result.
+fn pairs(chunk: &[i8; CHUNK], x: &[u8; CHUNK]) -> [i32x8; 4] {
+    let mut sums = [i32x8::ZERO; 4];
+    for ((sums, w), x) in sums.iter_mut().zip(chunk.as_chunks::<16>().0).zip(x.as_chunks::<16>().0) {
+        let (w, x) = (i8x16::from(*w), i8x16::from(x.map(|x| x as i8)));
+        *sums = i16x16::from(w).dot(i16x16::from(x));
+    }
+    sums
 }
 
 /// # Safety
@@ -74,10 +92,19 @@ fn level<const HIGH: bool>(byte: u8) -> i8 {
     SPARSE_Q4_LEVELS[usize::from(if HIGH { byte >> 4 } else { byte & 15 })]
 }
 
+/// # Safety
+/// Eight numbers at `x_scales`.
+unsafe fn add_scaled(lanes: f32x8, sums: [f32; LANES], w_scales: f32x8, x_scales: *const f32) -> f32x8 {
+    // SAFETY: the caller's promise.
+    let x_scales = f32x8::from(unsafe { x_scales.cast::<[f32; LANES]>().read() });
+    lanes + f32x8::from(sums) * (w_scales * x_scales)
+}
+
 impl Isa for Portable {
     const FEW: usize = 2;
     type Chunk = [i8; CHUNK];
-    type Acc = [i32; LANES];
+    /// Pairs of lanes of blocks 0 to 3 and of blocks 4 to 7.
+    type Acc = [i32x8; 2];
     type Dots = [i32; 2];
     type Lanes = f32x8;
 
@@ -86,16 +113,17 @@ impl Isa for Portable {
         unsafe { bytes::<CHUNK>(codes).map(|c| c as i8) }
     }
 
-    unsafe fn q4(nibbles: *const u8) -> [i8; CHUNK] {
+    unsafe fn q4(stored: *const u8) -> [i8; CHUNK] {
         // SAFETY: the caller's promise.
-        let n = unsafe { bytes::<BLOCK>(nibbles) };
-        std::array::from_fn(|i| (n[i % BLOCK] >> (i / BLOCK * 4) & 15) as i8 - 8)
+        let codes = nibbles(&unsafe { bytes::<BLOCK>(stored) });
+        codes.map(|c| c as i8 - 8)
     }
 
-    unsafe fn q5(bits: u64, nibbles: *const u8) -> [i8; CHUNK] {
+    unsafe fn q5(bits: u64, stored: *const u8) -> [i8; CHUNK] {
         // SAFETY: the caller's promise.
-        let n = unsafe { bytes::<BLOCK>(nibbles) };
-        std::array::from_fn(|i| (n[i % BLOCK] >> (i / BLOCK * 4) & 15 | ((bits >> i & 1) as u8) << 4) as i8 - 16)
+        let mut codes = nibbles(&unsafe { bytes::<BLOCK>(stored) }).map(|c| c as i8 - 16);
+        codes.iter_mut().enumerate().for_each(|(i, c)| *c += ((bits >> i & 1) as i8) << 4);
+        codes
     }
 
     unsafe fn sparse_q8(mask: u64, values: &mut *const u8) -> [i8; CHUNK] {
@@ -141,28 +169,22 @@ impl Isa for Portable {
         unsafe { codes.cast::<[i8; CHUNK]>().write(chunk) }
     }
 
-    unsafe fn start(_lifts: *const i32, _gathers: bool) -> [i32; LANES] {
-        [0; LANES]
+    unsafe fn start(_lifts: *const i32, _gathers: bool) -> [i32x8; 2] {
+        [i32x8::ZERO; 2]
     }
 
-    unsafe fn multiply_add(mut acc: [i32; LANES], chunk: [i8; CHUNK], x: *const i8) -> [i32; LANES] {
+    unsafe fn multiply_add(acc: [i32x8; 2], chunk: [i8; CHUNK], x: *const i8) -> [i32x8; 2] {
         // SAFETY: the caller's promise.
-        let x = unsafe { bytes::<CHUNK>(x.cast()) };
-        for half in [0, BLOCK] {
-            for (block, acc) in acc.iter_mut().enumerate() {
-                let quad = half + 4 * block..half + 4 * block + 4;
-                *acc += quad.map(|i| i32::from(chunk[i]) * i32::from(x[i] as i8)).sum::<i32>();
-            }
-        }
-        acc
+        let [a, b, c, d] = pairs(&chunk, &unsafe { bytes::<CHUNK>(x.cast()) });
+        [acc[0] + a + c, acc[1] + b + d]
     }
 
     unsafe fn gather_q8<const N: usize>(
-        acc: [[i32; LANES]; N],
+        acc: [[i32x8; 2]; N],
         places: u64,
         values: *const u8,
         x: [*const i8; N],
-    ) -> [[i32; LANES]; N] {
+    ) -> [[i32x8; 2]; N] {
         // SAFETY: the caller's promise.
         unsafe {
             let chunk = Self::q8_keep_2_of_4(places, values);
@@ -171,11 +193,11 @@ impl Isa for Portable {
     }
 
     unsafe fn gather_q4<const N: usize>(
-        acc: [[i32; LANES]; N],
+        acc: [[i32x8; 2]; N],
         places: u64,
         values: *const u8,
         x: [*const i8; N],
-    ) -> [[i32; LANES]; N] {
+    ) -> [[i32x8; 2]; N] {
         // SAFETY: the caller's promise.
         unsafe {
             let chunk = Self::q4_keep_2_of_4(places, values);
@@ -185,12 +207,8 @@ impl Isa for Portable {
 
     unsafe fn multiply(chunk: [i8; CHUNK], x: *const i8) -> [i32; 2] {
         // SAFETY: the caller's promise.
-        let x = unsafe { bytes::<CHUNK>(x.cast()) };
-        let dot = |first: usize| {
-            let products = (first..first + BLOCK).map(|i| i32::from(chunk[i]) * i32::from(x[i] as i8));
-            products.sum()
-        };
-        [dot(0), dot(BLOCK)]
+        let [a, b, c, d] = pairs(&chunk, &unsafe { bytes::<CHUNK>(x.cast()) });
+        [(a + b).reduce_add(), (c + d).reduce_add()]
     }
 
     unsafe fn no_dots() -> [i32; 2] {
@@ -201,10 +219,10 @@ impl Isa for Portable {
         f32x8::ZERO
     }
 
-    unsafe fn half_scales(stored: *const u8) -> f32x8 {
+    unsafe fn half_scales(stored: *const u8, n: usize) -> f32x8 {
         // SAFETY: the caller's promise.
         let halves = unsafe { bytes::<16>(stored) };
-        let half = |i: usize| f16::from_le_bytes([halves[2 * i], halves[2 * i + 1]]).to_f32();
+        let half = |i: usize| if i < n { f16::from_le_bytes([halves[2 * i], halves[2 * i + 1]]).to_f32() } else { 0.0 };
         f32x8::from(std::array::from_fn::<f32, LANES, _>(half))
     }
 
@@ -214,10 +232,11 @@ impl Isa for Portable {
         f32x8::from(codes.map(|c| factor * f32::from(c as i8)))
     }
 
-    unsafe fn add_group(lanes: f32x8, acc: [i32; LANES], w_scales: f32x8, x_scales: *const f32) -> f32x8 {
+    unsafe fn add_group(lanes: f32x8, acc: [i32x8; 2], w_scales: f32x8, x_scales: *const f32) -> f32x8 {
+        let pairs = acc.map(|pairs| pairs.to_array());
+        let sum = |b: usize| (pairs[b / 4][b % 4 * 2] + pairs[b / 4][b % 4 * 2 + 1]) as f32;
         // SAFETY: the caller's promise.
-        let x_scales = f32x8::from(unsafe { x_scales.cast::<[f32; LANES]>().read() });
-        lanes + f32x8::from(acc.map(|sum| sum as f32)) * (w_scales * x_scales)
+        unsafe { add_scaled(lanes, std::array::from_fn(sum), w_scales, x_scales) }
     }
 
     unsafe fn add_last_group(
@@ -228,7 +247,7 @@ impl Isa for Portable {
         _lifts: *const i32,
     ) -> f32x8 {
         // SAFETY: the caller's promise.
-        unsafe { Self::add_group(lanes, std::array::from_fn(|b| dots[b / 2][b % 2]), w_scales, x_scales) }
+        unsafe { add_scaled(lanes, std::array::from_fn(|b| dots[b / 2][b % 2] as f32), w_scales, x_scales) }
     }
 
     unsafe fn sum(lanes: f32x8) -> f32 {

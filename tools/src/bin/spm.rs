@@ -209,7 +209,7 @@ fn make(args: &SynthArgs) -> Result<(), Failure> {
 fn load_reference(path: &Path, model: &Model, run: &RunArgs) -> Result<Arc<Model>, Failure> {
     let mut engine = run.engine();
     engine.precision = Precision::Exact;
-    let reference = Model::load(AnyModel::open(path)?.checkpoint(), &engine)?;
+    let reference = Model::load(AnyModel::open_with(path, run.load)?.checkpoint(), &engine)?;
     let (own, other) = (model.config().vocab_size, reference.config().vocab_size);
     if own != other {
         let message = format!("{}: {other} tokens, the model has {own}; they cannot be compared", path.display());
@@ -284,7 +284,7 @@ fn progress_bar(windows: usize) -> indicatif::ProgressBar {
 }
 
 fn logits(path: &Path, tokens: &[u32], json: bool, run: &RunArgs) -> Result<(), Failure> {
-    let file = AnyModel::open(path)?;
+    let file = AnyModel::open_with(path, run.load)?;
     let model = Arc::new(Model::load(file.checkpoint(), &run.engine())?);
     let options = SessionOptions { context: tokens.len(), ..SessionOptions::default() };
     let mut session = Session::new(&model, &options)?;

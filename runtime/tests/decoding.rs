@@ -1,0 +1,107 @@
+//! What decoding promises: the same tokens for any number of threads, and no allocation for a token.
+
+use std::alloc::System;
+use std::sync::Arc;
+
+use sparse_run::{EngineOptions, Model, Session, SessionOptions};
+use spm::encode::encode;
+use spm::synthetic::SyntheticModel;
+use spm::{Checkpoint, Config, Encoding, Mask, Matrix, TensorInfo, Vocabulary};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+
+#[global_allocator]
+static COUNTED: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+const PROMPT: [u32; 7] = [100, 101, 102, 32, 102, 105, 98];
+
+/// A model with all matrices in one encoding; of sparse ones half of every four neighbours are kept.
+struct Encoded {
+    inner: SyntheticModel,
+    encoding: Encoding,
+}
+
+impl Encoded {
+    fn new(encoding: Encoding) -> Self {
+        // Rows of whole groups and of a part of one; rows enough for eight threads.
+        Encoded { inner: SyntheticModel::new(Config::new(2, 320, 704, 5, 1), 3), encoding }
+    }
+}
+
+impl Checkpoint for Encoded {
+    fn config(&self) -> &Config {
+        self.inner.config()
+    }
+
+    fn vocabulary(&self) -> Option<&Vocabulary> {
+        self.inner.vocabulary()
+    }
+
+    fn tensors(&self) -> &[TensorInfo] {
+        self.inner.tensors()
+    }
+
+    fn read_rows(&self, name: &str, first_row: usize, out: &mut [f32]) -> Option<()> {
+        self.inner.read_rows(name, first_row, out)
+    }
+
+    fn matrix(&self, name: &str) -> Option<Matrix> {
+        let t = self.tensor(name)?;
+        if t.rows == 1 {
+            return self.inner.matrix(name);
+        }
+        let mask = Mask::from_fn(t.rows, t.cols, |r, c| (r + c / 4 + c % 4) % 2 == 0);
+        let mask = self.encoding.is_sparse().then_some(&mask);
+        encode(self.encoding, t.rows, t.cols, &self.inner.read_all(name)?, mask).ok()
+    }
+
+    fn exact_matrix(&self, name: &str) -> Option<Matrix> {
+        self.matrix(name)
+    }
+}
+
+fn session(model: &Encoded, threads: usize) -> Session {
+    let options = EngineOptions { threads, ..EngineOptions::default() };
+    let model = Arc::new(Model::load(model, &options).unwrap());
+    Session::new(&model, &SessionOptions { context: 128, ..SessionOptions::default() }).unwrap()
+}
+
+/// Greedy tokens after the prompt, and the bits of the last logits.
+fn decode(session: &mut Session, tokens: usize) -> (Vec<u32>, Vec<u32>) {
+    let mut next = argmax(session.feed(&PROMPT).unwrap());
+    let mut all = vec![next];
+    for _ in 0..tokens {
+        next = argmax(session.feed(&[next]).unwrap());
+        all.push(next);
+    }
+    let last = session.feed(&[next]).unwrap();
+    (all, last.iter().map(|l| l.to_bits()).collect())
+}
+
+fn argmax(logits: &[f32]) -> u32 {
+    (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32
+}
+
+/// One test, since the allocator counts for the whole program.
+#[test]
+fn decoding_is_the_same_for_any_number_of_threads_and_allocates_nothing() {
+    for encoding in Encoding::ALL {
+        let model = Encoded::new(encoding);
+        let expected = decode(&mut session(&model, 1), 24);
+        for threads in [2, 3, 8] {
+            assert!(decode(&mut session(&model, threads), 24) == expected, "{}, {threads} threads", encoding.name());
+        }
+        for threads in [1, 2] {
+            let mut session = session(&model, threads);
+            // The first token makes room for all others.
+            let mut next = argmax(session.feed(&PROMPT).unwrap());
+            next = argmax(session.feed(&[next]).unwrap());
+            let region = Region::new(COUNTED);
+            for _ in 0..100 {
+                next = argmax(session.feed(&[next]).unwrap());
+            }
+            let change = region.change();
+            let count = change.allocations + change.reallocations;
+            assert_eq!(count, 0, "allocations in 100 tokens, {}, {threads} threads", encoding.name());
+        }
+    }
+}
