@@ -156,6 +156,7 @@ fn start(ends: u64, i: usize) -> usize {
 }
 
 /// The same address, of which the compiler does not know how to make it anew: it would, for every use in a loop.
+#[allow(clippy::pointers_in_nomem_asm_block, reason = "nothing is read through it there")]
 #[inline(always)]
 fn kept_in_register<T>(table: &'static T) -> *const T {
     let mut address: *const T = table;
@@ -580,9 +581,14 @@ impl<const DOTPROD: bool> Isa for Neon<DOTPROD> {
     }
 
     #[inline(always)]
-    unsafe fn half_scales(stored: *const u8) -> [float32x4_t; 2] {
-        // SAFETY: the caller's promise.
-        unsafe { singles(vld1q_u8(stored)) }
+    unsafe fn half_scales(stored: *const u8, n: usize) -> [float32x4_t; 2] {
+        static THERE: [u16; 16] =
+            [0xFFFF, 0xFFFF, 0xFFFF, 0xFFFF, 0xFFFF, 0xFFFF, 0xFFFF, 0xFFFF, 0, 0, 0, 0, 0, 0, 0, 0];
+        // SAFETY: the caller's promise; eight numbers of the table are loaded, from the first to the ninth on.
+        unsafe {
+            let there = vld1q_u8(THERE.as_ptr().add(8 - n.min(8)).cast());
+            singles(vandq_u8(vld1q_u8(stored), there))
+        }
     }
 
     #[inline(always)]

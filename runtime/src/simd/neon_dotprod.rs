@@ -113,11 +113,12 @@ unsafe fn turn_rows(m: &Matrix, first: usize, height: usize, stride: usize, scra
     // SAFETY: the caller's promise; sizes are asserted above; a row is `width` codes, a multiple of 256.
     unsafe {
         kernel::store_rows::<Neon<true>>(m, first..first + height, width, codes);
+        let (codes, packed) = (codes.as_ptr(), packed.as_mut_ptr());
         for top in (0..height.next_multiple_of(4)).step_by(4) {
             // Registers of four rows, and of the four after them, take turns.
-            let to = packed.as_mut_ptr().add(top / TALL * TALL * width + top % TALL * 4);
+            let to = packed.add(top / TALL * TALL * width + top % TALL * 4);
             for c in (0..width).step_by(16) {
-                let at = codes.as_ptr().add(top * width + c);
+                let at = codes.add(top * width + c);
                 let rows = [0, 1, 2, 3].map(|r| vreinterpretq_s32_s8(vld1q_s8(at.add(r * width))));
                 // The quads of a block of a whole group lie eight apart: together from here on.
                 let quad = c / 4;
@@ -211,21 +212,12 @@ impl Part<'_> {
             let w = self.codes.as_ptr().add(b * BLOCK * TALL);
             let x = self.tile.codes.as_ptr().add(b * BLOCK * TILE);
             let mut dots = [[vdupq_n_s32(0); 2]; TILE];
-            for k in 0..8 {
-                let w = [vld1q_s8(w.add(k * 4 * TALL)), vld1q_s8(w.add(k * 4 * TALL + 16))];
-                // Four vectors' columns, then two vectors'. Written out, so that all sums are in registers.
-                let near = vld1q_s8(x.add(k * 4 * TILE));
-                dots[0] = sdot_lane::<0>(dots[0], w, near);
-                dots[1] = sdot_lane::<1>(dots[1], w, near);
-                if N > 2 {
-                    dots[2] = sdot_lane::<2>(dots[2], w, near);
-                    dots[3] = sdot_lane::<3>(dots[3], w, near);
-                }
-                if N > 4 {
-                    let far = vcombine_s8(vld1_s8(x.add(k * 4 * TILE + 16)), vdup_n_s8(0));
-                    dots[4] = sdot_lane::<0>(dots[4], w, far);
-                    dots[5] = sdot_lane::<1>(dots[5], w, far);
-                }
+            for k in [0, 4] {
+                let (w, x) = (w.add(k * 4 * TALL), x.add(k * 4 * TILE));
+                add_quad::<N>(&mut dots, w, x);
+                add_quad::<N>(&mut dots, w.add(4 * TALL), x.add(4 * TILE));
+                add_quad::<N>(&mut dots, w.add(8 * TALL), x.add(8 * TILE));
+                add_quad::<N>(&mut dots, w.add(12 * TALL), x.add(12 * TILE));
             }
             let scales = self.scales.as_ptr().add(b * TALL);
             let w_scales = [vld1q_f32(scales), vld1q_f32(scales.add(4))];
@@ -240,5 +232,31 @@ impl Part<'_> {
             }
         }
         sums
+    }
+}
+
+/// Adds the products of four columns, of eight rows at `w` and of the first `N` vectors of a tile at `x`.
+///
+/// # Safety
+/// This ISA; they are there.
+#[target_feature(enable = "dotprod")]
+#[inline]
+unsafe fn add_quad<const N: usize>(dots: &mut [[int32x4_t; 2]; TILE], w: *const i8, x: *const i8) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let w = [vld1q_s8(w), vld1q_s8(w.add(16))];
+        // Four vectors, then two. Written out, so that all sums are in registers.
+        let near = vld1q_s8(x);
+        dots[0] = sdot_lane::<0>(dots[0], w, near);
+        dots[1] = sdot_lane::<1>(dots[1], w, near);
+        if N > 2 {
+            dots[2] = sdot_lane::<2>(dots[2], w, near);
+            dots[3] = sdot_lane::<3>(dots[3], w, near);
+        }
+        if N > 4 {
+            let far = vcombine_s8(vld1_s8(x.add(16)), vdup_n_s8(0));
+            dots[4] = sdot_lane::<0>(dots[4], w, far);
+            dots[5] = sdot_lane::<1>(dots[5], w, far);
+        }
     }
 }
