@@ -259,9 +259,7 @@ fixed_chunks!(Q4Keep2Of4, 16, false, I::q4_keep_2_of_4, gather_q4);
 
 #[inline(always)]
 fn prefetch_lines<I: Isa>(from: *const u8, lines: usize) {
-    for line in 0..lines {
-        I::prefetch(from.wrapping_add(64 * line));
-    }
+    I::prefetch_lines(from, lines);
 }
 
 struct Q8 {

@@ -136,6 +136,14 @@ pub(super) trait Isa: Sized {
     #[inline(always)]
     fn prefetch(_at: *const u8) {}
 
+    /// The same of some lines from `from` on.
+    #[inline(always)]
+    fn prefetch_lines(from: *const u8, lines: usize) {
+        for line in 0..lines {
+            Self::prefetch(from.wrapping_add(64 * line));
+        }
+    }
+
     /// Dot products of `R` rows of `w` (`stride` apart) with `N` vectors of `x` (`stride` apart), `out[r][t]`.
     ///
     /// # Safety
@@ -191,6 +199,7 @@ pub(super) struct Tile<'a> {
     /// `TILE` a block.
     pub(super) scales: &'a [f32],
     /// `TILE` a block.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 raises weights"))]
     pub(super) lifts: &'a [i32],
 }
 
@@ -519,10 +528,12 @@ unsafe fn dot<I: Isa, C: Chunks<I>, const N: usize>(m: &Rows, row: usize, mut w:
             w.prefetch(g * GROUP);
             let block = g * LANES;
             let mut acc = starts::<I, N>(x, block, C::GATHERS);
-            for c in 0..GROUP {
-                let i = g * GROUP + c;
-                acc = w.multiply_add(i, acc, codes_at(x, i));
-            }
+            // Written out: a loop over long chunks would stay one, and chunks of some encodings take turns.
+            let i = g * GROUP;
+            acc = w.multiply_add(i, acc, codes_at(x, i));
+            acc = w.multiply_add(i + 1, acc, codes_at(x, i + 1));
+            acc = w.multiply_add(i + 2, acc, codes_at(x, i + 2));
+            acc = w.multiply_add(i + 3, acc, codes_at(x, i + 3));
             let w_scales = scales.group(block);
             for t in 0..N {
                 lanes[t] = I::add_group(lanes[t], acc[t], w_scales, x[t].scales.as_ptr().add(block));

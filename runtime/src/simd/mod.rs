@@ -26,6 +26,10 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx_vnni;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_dotprod;
 
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -64,7 +68,9 @@ pub fn available() -> &'static [&'static Kernels] {
     LIST.get_or_init(|| {
         #[cfg(target_arch = "x86_64")]
         let found = [avx512::detect(), avx_vnni::detect(), avx2::detect(), portable::detect()];
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(target_arch = "aarch64")]
+        let found = [neon_dotprod::detect(), neon::detect(), portable::detect()];
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         let found = [portable::detect()];
         found.into_iter().flatten().collect()
     })

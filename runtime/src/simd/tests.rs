@@ -325,3 +325,13 @@ fn the_list_ends_with_portable_and_names_are_unique() {
     assert_eq!(names.last(), Some(&"portable"));
     assert!(names.iter().all(|n| names.iter().filter(|m| *m == n).count() == 1));
 }
+
+#[cfg(target_arch = "aarch64")]
+#[test]
+fn dot_products_are_offered_where_the_cpu_has_them_and_neon_always() {
+    let names: Vec<_> = available().iter().map(|k| k.name()).collect();
+    match std::arch::is_aarch64_feature_detected!("dotprod") {
+        true => assert_eq!(names, ["neon-dotprod", "neon", "portable"]),
+        false => assert_eq!(names, ["neon", "portable"]),
+    }
+}
