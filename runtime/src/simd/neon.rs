@@ -632,6 +632,15 @@ impl<const DOTPROD: bool> Isa for Neon<DOTPROD> {
     }
 
     #[inline(always)]
+    unsafe fn store_lanes(lanes: [float32x4_t; 2], out: &mut [f32; LANES]) {
+        // SAFETY: the caller's promise; there are eight.
+        unsafe {
+            vst1q_f32(out.as_mut_ptr(), lanes[0]);
+            vst1q_f32(out.as_mut_ptr().add(4), lanes[1]);
+        }
+    }
+
+    #[inline(always)]
     unsafe fn sum(lanes: [float32x4_t; 2]) -> f32 {
         // SAFETY: the caller's promise.
         unsafe { sum8(lanes) }
