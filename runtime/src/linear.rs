@@ -14,6 +14,8 @@ use crate::simd::{Aligned, Codes, PANEL, Scratch, padded};
 pub(crate) struct Linear {
     weights: Matrix,
     bias: Option<Vec<f32>>,
+    /// Where a thread's rows end, for every thread.
+    ends: Vec<usize>,
 }
 
 impl Linear {
@@ -30,7 +32,8 @@ impl Linear {
         };
         let weights = matrix.ok_or_else(|| Error::MissingTensor { name: name.to_owned() })?;
         check_shape(name, shape, (weights.rows(), weights.cols()))?;
-        Ok(Linear { weights, bias: None })
+        let ends = ends_of_shares(&weights, engine.threads().min(MAX_PARTS));
+        Ok(Linear { weights, bias: None, ends })
     }
 
     /// The same with a bias.
@@ -42,6 +45,7 @@ impl Linear {
     /// Replaces the weights by others of the same shape.
     pub(crate) fn set(&mut self, name: &str, weights: Matrix) -> Result<(), Error> {
         check_shape(name, (self.weights.rows(), self.weights.cols()), (weights.rows(), weights.cols()))?;
+        self.ends = ends_of_shares(&weights, self.ends.len());
         self.weights = weights;
         Ok(())
     }
@@ -51,12 +55,16 @@ impl Linear {
     }
 
     fn rows(&self, engine: &Engine, rows: Range<usize>, x: &Activations, scratch: &mut Scratch, out: &mut [f32]) {
-        match &x.codes {
-            Some(codes) if self.weights.encoding().is_integer() => {
-                engine.kernels().rows_i8(&self.weights, rows, codes, scratch, out);
-            }
-            _ => engine.kernels().rows_f32(&self.weights, rows, &x.values, scratch, out),
+        if self.takes_codes(engine) {
+            engine.kernels().rows_i8(&self.weights, rows, &x.codes, scratch, out);
+        } else {
+            engine.kernels().rows_f32(&self.weights, rows, &x.values, scratch, out);
         }
+    }
+
+    /// Whether it multiplies activations in int8.
+    fn takes_codes(&self, engine: &Engine) -> bool {
+        engine.precision() == Precision::Int8 && self.weights.encoding().is_integer()
     }
 }
 
@@ -133,20 +141,31 @@ struct Piece<'a> {
     out: &'a mut [f32],
 }
 
-/// Cuts the rows of product `k` into one run of whole panels a job, of about equally many bytes.
+/// Gives every job its rows of product `k`.
 fn cut<'a, const N: usize>(linear: &'a Linear, n: usize, mut out: &'a mut [f32], jobs: &mut [Job<'a, N>], k: usize) {
-    let weights = &linear.weights;
-    let (rows, parts) = (weights.rows(), jobs.len());
-    let total = weights.bytes_of_rows(0..rows);
     let mut first = 0;
-    for (i, job) in jobs.iter_mut().enumerate() {
-        let share = total / parts * (i + 1);
-        let share_end = (first + end_of_share(weights, first, share)).next_multiple_of(PANEL);
-        let end = if i + 1 == parts { rows } else { share_end.min(rows) };
+    for (job, &end) in jobs.iter_mut().zip(&linear.ends) {
         let (now, later) = out.split_at_mut((end - first) * n);
         job.pieces[k] = Some(Piece { linear, rows: first..end, out: now });
         (out, first) = (later, end);
     }
+}
+
+/// The ends of `parts` runs of whole panels of rows, of about equally many bytes.
+fn ends_of_shares(weights: &Matrix, parts: usize) -> Vec<usize> {
+    let rows = weights.rows();
+    let total = weights.bytes_of_rows(0..rows);
+    let mut first = 0;
+    let mut end_of = |part| {
+        if part + 1 < parts {
+            first =
+                (first + end_of_share(weights, first, total / parts * (part + 1))).next_multiple_of(PANEL).min(rows);
+            first
+        } else {
+            rows
+        }
+    };
+    (0..parts).map(&mut end_of).collect()
 }
 
 /// How many rows from `first` on until `share` bytes of the whole matrix are reached.
@@ -196,26 +215,42 @@ impl Parts {
 pub(crate) struct Activations {
     n: usize,
     cols: usize,
-    /// Each padded with zeros to [`padded`] columns.
+    /// Each padded with zeros to [`padded`] columns; none if no weight wants them.
     values: Aligned<f32>,
-    codes: Option<Codes>,
+    codes: Codes,
 }
 
 impl Activations {
-    /// Takes `x` (`n x cols`), quantizing it where the engine's precision asks for it.
-    pub(crate) fn set(&mut self, engine: &Engine, x: &[f32], cols: usize) {
+    /// Takes `x`, some vectors, in the forms in which the weights `of`, all of as many columns, multiply them.
+    pub(crate) fn set<const N: usize>(&mut self, engine: &Engine, x: &[f32], of: [&Linear; N]) {
+        let Some(first) = of.first() else { return };
+        let cols = first.weights.cols();
         (self.n, self.cols) = (x.len() / cols, cols);
-        let stride = padded(cols);
+        if of.iter().any(|linear| linear.takes_codes(engine)) {
+            self.set_codes(engine, x);
+        }
+        if !of.iter().all(|linear| linear.takes_codes(engine)) {
+            self.set_values(x);
+        }
+    }
+
+    fn set_codes(&mut self, engine: &Engine, x: &[f32]) {
+        let kernels = engine.kernels();
+        self.codes.fit(kernels, self.n, self.cols);
+        if self.n == 1 {
+            return self.codes.parts(1).for_each(|mut part| part.fill(kernels, x));
+        }
+        let mut parts: Vec<_> = self.codes.parts(self.n.div_ceil(engine.threads())).collect();
+        engine.pool().for_each(&mut parts, |_, part| part.fill(kernels, x));
+    }
+
+    fn set_values(&mut self, x: &[f32]) {
+        let stride = padded(self.cols);
         self.values.resize(self.n * stride);
-        for (to, from) in self.values.chunks_exact_mut(stride).zip(x.chunks_exact(cols)) {
-            to[..cols].copy_from_slice(from);
-            to[cols..].fill(0.0);
+        for (to, from) in self.values.chunks_exact_mut(stride).zip(x.chunks_exact(self.cols)) {
+            to[..self.cols].copy_from_slice(from);
+            to[self.cols..].fill(0.0);
         }
-        if engine.precision() == Precision::Exact {
-            self.codes = None;
-            return;
-        }
-        self.codes.get_or_insert_default().set(engine.kernels(), x, cols);
     }
 }
 

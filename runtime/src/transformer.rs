@@ -108,7 +108,7 @@ impl Layer {
         let c = engine.config();
         let n = x.len() / c.dim;
         assert!(first + n <= cache.context(), "{n} positions from {first} in a cache of {}", cache.context());
-        ws.x.set(engine, x, c.dim);
+        ws.x.set(engine, x, [&self.q, &self.k, &self.v]);
         for (y, width) in [(&mut ws.q, c.q_dim()), (&mut ws.k, c.kv_dim()), (&mut ws.v, c.kv_dim())] {
             y.resize(n * width, 0.0);
         }
@@ -136,7 +136,7 @@ impl Layer {
 
     /// Input of the down projection: `silu(gate x) * (up x)`; `out` is `n x hidden_dim`.
     pub fn ffn_hidden(&self, engine: &Engine, ws: &mut Workspace, x: &[f32], out: &mut [f32]) {
-        ws.x.set(engine, x, engine.config().dim);
+        ws.x.set(engine, x, [&self.gate, &self.up]);
         ws.up.resize(out.len(), 0.0);
         multiply(engine, &ws.x, &mut ws.parts, [(&self.gate, &mut *out), (&self.up, &mut ws.up)]);
         let width = engine.config().hidden_dim;
@@ -195,7 +195,7 @@ impl Workspace {
 
     /// `linear` times the vectors `x` (each `cols` wide).
     pub(crate) fn product(&mut self, engine: &Engine, linear: &Linear, x: &[f32], out: &mut [f32]) {
-        self.x.set(engine, x, linear.weights().cols());
+        self.x.set(engine, x, [linear]);
         multiply(engine, &self.x, &mut self.parts, [(linear, out)]);
     }
 }

@@ -7,7 +7,8 @@ use half::f16;
 use spm::levels::SPARSE_Q4_LEVELS;
 use spm::{BLOCK, Matrix};
 
-use super::kernel::{self, Codes, GROUP, Isa, LANES, Scratch};
+use super::codes::Codes;
+use super::kernel::{self, GROUP, Isa, LANES, Scratch};
 use super::{Aligned, Cached, Kernels, Queries, attention, float, sum_lanes};
 use crate::ops;
 

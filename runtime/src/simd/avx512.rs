@@ -10,7 +10,8 @@ use spm::levels::SPARSE_Q4_LEVELS;
 use spm::{BLOCK, Matrix};
 
 use super::avx2::{self, Avx2};
-use super::kernel::{self, Codes, GROUP, Isa, LANES, PANEL, Scratch, TILE, Tile};
+use super::codes::{Codes, TILE, Tile};
+use super::kernel::{self, GROUP, Isa, LANES, PANEL, Scratch};
 use super::{Aligned, Cached, Kernels, Queries, attention, float};
 use crate::ops;
 

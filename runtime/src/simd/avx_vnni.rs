@@ -7,7 +7,8 @@ use spm::Matrix;
 
 use super::Kernels;
 use super::avx2::{self, Avx2, FEW};
-use super::kernel::{self, Codes, Scratch};
+use super::codes::Codes;
+use super::kernel::{self, Scratch};
 
 /// The kernels, if this CPU has what they need.
 pub(super) fn detect() -> Option<&'static Kernels> {

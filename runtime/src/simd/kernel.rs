@@ -7,12 +7,11 @@
 
 use std::ops::Range;
 
-use spm::order::reorder;
 use spm::{BLOCK, CHUNK, Matrix};
 
-use super::Kernels;
 use super::aligned::Aligned;
 use super::chunks::{Chunks, Reader, Rows, Stored, read};
+use super::codes::{Codes, Vector};
 
 /// Columns of an f32 vector are padded to a multiple of this.
 pub(crate) const PAD: usize = 16;
@@ -164,145 +163,6 @@ pub(super) trait Isa: Sized {
     unsafe fn expand_f16(mask: &[u8], halves: *const u8, out: &mut [f32]);
 }
 
-/// Vectors in int8, ready for the integer product: in the order in which weights are stored, each padded with zeros to
-/// whole groups of 8 blocks, so that kernels may read whole registers.
-#[derive(Default)]
-pub struct Codes {
-    n: usize,
-    cols: usize,
-    /// Blocks of a padded vector.
-    stride: usize,
-    codes: Aligned<i8>,
-    scales: Vec<f32>,
-    /// -128 times the sum of the codes of every block, for kernels that raise weights by 128.
-    lifts: Vec<i32>,
-    padded: Vec<f32>,
-    tiles: Tiles,
-}
-
-/// The vectors once more, in tiles of [`TILE`], block by block, for kernels that multiply panels of rows with them: of
-/// a block first its first four codes of every vector, then the next four. The last tile is filled up with whatever.
-#[derive(Default)]
-pub(super) struct Tiles {
-    codes: Aligned<i8>,
-    scales: Vec<f32>,
-    lifts: Vec<i32>,
-    /// Blocks of a vector.
-    stride: usize,
-}
-
-/// One tile of [`Tiles`].
-#[derive(Clone, Copy)]
-pub(super) struct Tile<'a> {
-    /// `4 * TILE` bytes for each four columns, eight times a block.
-    pub(super) codes: &'a [i8],
-    /// `TILE` a block.
-    pub(super) scales: &'a [f32],
-    /// `TILE` a block.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 raises weights"))]
-    pub(super) lifts: &'a [i32],
-}
-
-/// Vectors that are multiplied together with a panel: as many as there are registers for.
-pub(super) const TILE: usize = 6;
-
-/// One vector of [`Codes`].
-#[derive(Clone, Copy)]
-pub(super) struct Vector<'a> {
-    pub(super) codes: &'a [i8],
-    pub(super) scales: &'a [f32],
-    pub(super) lifts: &'a [i32],
-}
-
-impl Codes {
-    /// Quantizes the vectors `x`, each of `cols` values.
-    pub fn from_f32(kernels: &Kernels, x: &[f32], cols: usize) -> Self {
-        let mut codes = Codes::default();
-        codes.set(kernels, x, cols);
-        codes
-    }
-
-    /// Replaces the vectors by `x`; allocates only when they take more room than any before.
-    pub(crate) fn set(&mut self, kernels: &Kernels, x: &[f32], cols: usize) {
-        (self.n, self.cols, self.stride) = (x.len() / cols, cols, cols.div_ceil(BLOCK).next_multiple_of(LANES));
-        let blocks = self.n * self.stride;
-        self.codes.resize(blocks * BLOCK);
-        self.scales.resize(blocks, 0.0);
-        self.lifts.resize(blocks, 0);
-        self.padded.clear();
-        self.padded.resize(self.stride * BLOCK, 0.0);
-        for (t, x) in x.chunks_exact(cols).enumerate() {
-            self.padded[..cols].copy_from_slice(x);
-            let blocks = t * self.stride..(t + 1) * self.stride;
-            let codes = &mut self.codes[blocks.start * BLOCK..blocks.end * BLOCK];
-            kernels.quantize(&self.padded, codes, &mut self.scales[blocks.clone()], &mut self.lifts[blocks]);
-            reorder(codes, cols.div_ceil(BLOCK));
-        }
-        if self.n >= kernels.tiled_from {
-            self.fill_tiles();
-        }
-    }
-
-    fn fill_tiles(&mut self) {
-        let Codes { n, cols, stride, codes, scales, lifts, tiles, .. } = self;
-        let blocks = n.div_ceil(TILE) * *stride;
-        tiles.stride = *stride;
-        tiles.codes.resize(blocks * BLOCK * TILE);
-        tiles.scales.resize(blocks * TILE, 0.0);
-        tiles.lifts.resize(blocks * TILE, 0);
-        let whole = cols.div_ceil(BLOCK) / LANES * LANES;
-        let to = tiles.codes.as_chunks_mut::<4>().0;
-        for t in 0..*n {
-            let (tile, nth) = (t / TILE * *stride, t % TILE);
-            let quads = codes[t * *stride * BLOCK..][..*stride * BLOCK].as_chunks::<4>().0;
-            for b in 0..*stride {
-                // The quads of a block of a whole group lie eight apart.
-                let (first, step) = if b < whole { (b / LANES * 64 + b % LANES, 8) } else { (b * 8, 1) };
-                for k in 0..8 {
-                    to[((tile + b) * 8 + k) * TILE + nth] = quads[first + k * step];
-                }
-                tiles.scales[(tile + b) * TILE + nth] = scales[t * *stride + b];
-                tiles.lifts[(tile + b) * TILE + nth] = lifts[t * *stride + b];
-            }
-        }
-    }
-
-    /// The `nth` tile; there must be tiles.
-    pub(super) fn tile(&self, nth: usize) -> Tile<'_> {
-        let blocks = nth * self.tiles.stride..(nth + 1) * self.tiles.stride;
-        let numbers = blocks.start * TILE..blocks.end * TILE;
-        Tile {
-            codes: &self.tiles.codes[numbers.start * BLOCK..numbers.end * BLOCK],
-            scales: &self.tiles.scales[numbers.clone()],
-            lifts: &self.tiles.lifts[numbers],
-        }
-    }
-
-    pub(super) fn vector(&self, t: usize) -> Vector<'_> {
-        let blocks = t * self.stride..(t + 1) * self.stride;
-        Vector {
-            codes: &self.codes[blocks.start * BLOCK..blocks.end * BLOCK],
-            scales: &self.scales[blocks.clone()],
-            lifts: &self.lifts[blocks],
-        }
-    }
-
-    /// How many vectors.
-    pub fn n(&self) -> usize {
-        self.n
-    }
-
-    /// Columns of each.
-    pub fn cols(&self) -> usize {
-        self.cols
-    }
-
-    /// Blocks of a padded vector.
-    pub(super) fn stride(&self) -> usize {
-        self.stride
-    }
-}
-
 /// A thread's private memory for expanded rows.
 #[derive(Default)]
 pub struct Scratch {
@@ -330,8 +190,8 @@ impl Scratch {
 #[inline(always)]
 pub(super) unsafe fn rows_few<I: Isa>(m: &Matrix, rows: Range<usize>, x: &Codes, out: &mut [f32]) {
     let mut first = 0;
-    while first < x.n {
-        let vectors = (x.n - first).min(I::FEW);
+    while first < x.n() {
+        let vectors = (x.n() - first).min(I::FEW);
         // SAFETY: the caller's promise.
         first += unsafe {
             match vectors {
@@ -357,8 +217,8 @@ impl<I: Isa, const N: usize> Reader<I> for Few<'_, N> {
     #[inline(always)]
     unsafe fn read<C: Chunks<I>>(self, m: &Rows) -> usize {
         let vectors: [Vector; N] = std::array::from_fn(|t| self.x.vector(self.first + t));
-        for (start, panel) in self.rows.clone().step_by(PANEL).zip(self.out.chunks_mut(PANEL * self.x.n)) {
-            let height = panel.len() / self.x.n;
+        for (start, panel) in self.rows.clone().step_by(PANEL).zip(self.out.chunks_mut(PANEL * self.x.n())) {
+            let height = panel.len() / self.x.n();
             let out = &mut panel[self.first * height..][..N * height];
             for r in 0..height {
                 // SAFETY: the caller's promise.
@@ -402,7 +262,7 @@ impl<I: Isa> Reader<I> for Many<'_> {
 
     #[inline(always)]
     unsafe fn read<C: Chunks<I>>(self, m: &Rows) {
-        let (x, n) = (self.x, self.x.n);
+        let (x, n) = (self.x, self.x.n());
         for (start, panel) in self.rows.clone().step_by(PANEL).zip(self.out.chunks_mut(PANEL * n)) {
             let height = panel.len() / n;
             for r in 0..height {

@@ -16,6 +16,7 @@
 mod aligned;
 mod attention;
 mod chunks;
+mod codes;
 mod float;
 mod kernel;
 mod portable;
@@ -37,7 +38,8 @@ use std::sync::OnceLock;
 use half::f16;
 use spm::Matrix;
 
-pub use kernel::{Codes, Scratch};
+pub use codes::Codes;
+pub use kernel::Scratch;
 
 pub(crate) use aligned::Aligned;
 pub(crate) use attention::{Cached, KEY_BLOCK, Queries};
@@ -49,7 +51,7 @@ type Quantize = fn(&[f32], &mut [i8], &mut [f32], &mut [i32]);
 /// One instruction set's loops. Functions are private: callers go through the checked methods.
 pub struct Kernels {
     name: &'static str,
-    /// From how many vectors on they are wanted in tiles, too.
+    /// From how many vectors on they are wanted in tiles.
     tiled_from: usize,
     rows_i8: fn(&Matrix, Range<usize>, &Codes, &mut Scratch, &mut [f32]),
     rows_f32: fn(&Matrix, Range<usize>, &[f32], &mut Scratch, &mut [f32]),

@@ -13,7 +13,8 @@ use half::f16;
 use spm::levels::SPARSE_Q4_LEVELS;
 use spm::{BLOCK, Matrix};
 
-use super::kernel::{self, Codes, GROUP, Isa, Scratch};
+use super::codes::Codes;
+use super::kernel::{self, GROUP, Isa, LANES, Scratch};
 use super::neon_dotprod::sdot;
 use super::{Kernels, attention, float};
 use crate::ops;

@@ -7,7 +7,8 @@ use std::ops::Range;
 use spm::{BLOCK, Matrix};
 
 use super::Kernels;
-use super::kernel::{self, Codes, Isa, LANES, PANEL, Scratch, TILE, Tile};
+use super::codes::{Codes, TILE, Tile};
+use super::kernel::{self, Isa, LANES, PANEL, Scratch};
 use super::neon::{self, Neon};
 
 /// The kernels, if this CPU has what they need.

@@ -8,7 +8,8 @@ use spm::levels::{SPARSE_Q4_LEVELS, field_2_of_4, group_2_of_4};
 use spm::{BLOCK, CHUNK, Matrix};
 use wide::{f32x8, i8x16, i16x16, i32x8};
 
-use super::kernel::{self, Codes, GROUP, Isa, LANES, OVERRUN, Scratch};
+use super::codes::Codes;
+use super::kernel::{self, GROUP, Isa, LANES, OVERRUN, Scratch};
 use super::{Kernels, attention, float, sum_lanes};
 use crate::ops;
 

@@ -127,15 +127,17 @@ proptest! {
     ) {
         let shape = fitting(encoding, shape);
         let m = matrix(encoding, shape, density, seed);
-        let x = input(best(), n, shape.1, seed);
+        let kernels = portable::detect().unwrap();
+        let x = input(kernels, n, shape.1, seed);
         let value = |t: usize, c: usize| {
             let x = x.codes.vector(t);
             f64::from(x.codes[stored_column(c, shape.1.div_ceil(BLOCK))]) * f64::from(x.scales[c / BLOCK])
         };
         let expected = reference(&m, n, value);
-        let portable = product_i8(portable::detect().unwrap(), &m, &x);
+        let portable = product_i8(kernels, &m, &x);
         prop_assert!(close(&portable, &expected));
         for kernels in available() {
+            let x = input(kernels, n, shape.1, seed);
             prop_assert_eq!(bits(&product_i8(kernels, &m, &x)), bits(&portable), "{}", kernels.name());
         }
     }
@@ -179,8 +181,8 @@ proptest! {
         // Where fewer are kept than the pattern wants, it stores zeros.
         let mask = mask(pattern, p.rows(), p.cols(), 0.5, seed);
         let a = encode(any_mask, p.rows(), p.cols(), &weights, Some(&mask)).unwrap();
-        let x = input(best(), n, p.cols(), seed);
         for kernels in available() {
+            let x = input(kernels, n, p.cols(), seed);
             prop_assert_eq!(bits(&product_f32(kernels, &p, &x)), bits(&product_f32(kernels, &a, &x)));
             prop_assert_eq!(bits(&product_i8(kernels, &p, &x)), bits(&product_i8(kernels, &a, &x)));
         }
@@ -229,8 +231,8 @@ proptest! {
         let bytes: Vec<u8> = noise_bytes.iter().copied().cycle().take(need).collect();
         let corrupt = Matrix::new(encoding, shape.0, shape.1, Bytes::from(bytes), starts).unwrap();
         for n in [1, 2, 9] {
-            let x = input(best(), n, shape.1, seed);
             for kernels in available() {
+                let x = input(kernels, n, shape.1, seed);
                 if encoding.is_integer() {
                     product_i8(kernels, &corrupt, &x);
                 }
