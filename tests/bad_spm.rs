@@ -169,11 +169,6 @@ const STRUCTURE: &[(&str, Edit, &str)] = &[
         "tensor `token_embd.weight`: encoding number 99",
     ),
     (
-        "a pattern of half chunks",
-        |p| p.set_entry("blk.0.ffn_down.weight", ENCODING, &[24, 0]),
-        "tensor `blk.0.ffn_down.weight`: encoding 16:32-q8 needs a multiple of 64 columns, there are 160",
-    ),
-    (
         "a pattern with row starts",
         |p| p.set_entry("blk.1.ffn_up.weight", ENCODING, &[29, 0]),
         "tensor `blk.1.ffn_up.weight`: is ",

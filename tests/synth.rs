@@ -18,8 +18,8 @@ fn sparse_models_verify_and_run() {
     for (i, (more, encoding, sparsity, bits)) in [
         (&["--sparsity", "0.7", "--values", "q4"][..], "sparse-q4", 0.7, 2.57),
         (&["--sparsity", "0.5", "--values", "q8"], "sparse-q8", 0.5, 5.31),
-        (&["--pattern", "16:32", "--values", "q8"], "16:32-q8", 0.5, 5.31),
-        (&["--pattern", "4:8", "--values", "q4"], "16:32-q4", 0.5, 3.31),
+        (&["--pattern", "16:32", "--values", "q8"], "sparse-q8", 0.5, 5.31),
+        (&["--pattern", "4:8", "--values", "q4"], "sparse-q4", 0.5, 3.31),
         (&["--pattern", "2:4", "--values", "q8", "--head", "q5"], "2:4-q8", 0.5, 5.31),
         (&["--pattern", "2:4", "--values", "q4"], "2:4-q4", 0.5, 3.31),
         (&["--pattern", "2:4", "--values", "f16", "--head", "q4"], "sparse-f16", 0.5, 9.0),

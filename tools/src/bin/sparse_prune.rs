@@ -52,8 +52,8 @@ struct Cli {
     /// Share of the weights that go [default: 0.5, or what the pattern says]
     #[arg(long)]
     sparsity: Option<f64>,
-    /// unstructured, or N:M to keep N of M neighbours: 2:4, 4:8, 16:32. Half of 2, 4, 8, 16 or 32 is stored in rows of
-    /// one length, which are faster to read
+    /// unstructured, or N:M to keep N of M neighbours: 2:4, 4:8, 16:32. Only 2:4 has an encoding of its own, which is
+    /// faster where there is no AVX-512
     #[arg(long, default_value = "unstructured")]
     pattern: String,
     /// Compare weights within a row or over the whole matrix
