@@ -23,12 +23,12 @@ pub fn in_high_nibbles(block: usize, chunks: usize) -> bool {
 
 /// From which stored column of a 2:4 chunk on code `j` (0 to 31) has its group of four: four codes each of quad `k` of the
 /// first 32, two, and of quad `k` of the others, two. So a lane that sums four products sums those of one block.
-pub fn group_2_of_4(j: usize) -> usize {
+pub const fn group_2_of_4(j: usize) -> usize {
     j % 4 / 2 * BLOCK + j / 4 * 4
 }
 
 /// Where code `j` (0 to 31) of a 2:4 chunk finds its place: the first bit of a field of two in the chunk's bits.
-pub fn field_2_of_4(j: usize) -> usize {
+pub const fn field_2_of_4(j: usize) -> usize {
     // A word a 16 codes; code 4f + g has field f of byte g.
     j / 16 * 32 + j % 4 * 8 + j % 16 / 4 * 2
 }

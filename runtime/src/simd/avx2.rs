@@ -5,10 +5,11 @@ use std::ops::Range;
 
 use half::f16;
 use spm::levels::SPARSE_Q4_LEVELS;
-use spm::{BLOCK, Matrix};
+use spm::{BLOCK, CHUNK, Matrix};
 
+use super::chunks::bits_of;
 use super::codes::Codes;
-use super::kernel::{self, GROUP, Isa, LANES, Scratch};
+use super::kernel::{self, GROUP, Isa, LANES, Scratch, ahead};
 use super::{Aligned, Cached, Kernels, Queries, attention, float, sum_lanes};
 use crate::ops;
 
@@ -386,24 +387,36 @@ impl<const VNNI: bool> Isa for Avx2<VNNI> {
 
     #[inline(always)]
     unsafe fn gather_q8<const N: usize>(
-        acc: [__m256i; N],
-        places: u64,
+        mut acc: [__m256i; N],
+        places: *const u8,
         values: *const u8,
         x: [*const i8; N],
     ) -> [__m256i; N] {
         // SAFETY: the caller's promise.
-        unsafe { gather::<VNNI, N>(acc, places, _mm256_loadu_si256(values.cast()), x) }
+        unsafe {
+            for c in 0..2 {
+                let w = _mm256_loadu_si256(values.add(32 * c).cast());
+                acc = gather::<VNNI, N>(acc, bits_of(places, c), w, ahead(x, c * CHUNK));
+            }
+        }
+        acc
     }
 
     #[inline(always)]
     unsafe fn gather_q4<const N: usize>(
-        acc: [__m256i; N],
-        places: u64,
+        mut acc: [__m256i; N],
+        places: *const u8,
         values: *const u8,
         x: [*const i8; N],
     ) -> [__m256i; N] {
         // SAFETY: the caller's promise.
-        unsafe { gather::<VNNI, N>(acc, places, levels::<false>(low_then_high(values)), x) }
+        unsafe {
+            for c in 0..2 {
+                let w = levels::<false>(low_then_high(values.add(16 * c)));
+                acc = gather::<VNNI, N>(acc, bits_of(places, c), w, ahead(x, c * CHUNK));
+            }
+        }
+        acc
     }
 
     #[inline(always)]

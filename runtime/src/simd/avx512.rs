@@ -6,8 +6,8 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use spm::levels::SPARSE_Q4_LEVELS;
-use spm::{BLOCK, Matrix};
+use spm::levels::{SPARSE_Q4_LEVELS, field_2_of_4, group_2_of_4};
+use spm::{BLOCK, CHUNK, Matrix};
 
 use super::avx2::{self, Avx2};
 use super::codes::{Codes, TILE, Tile};
@@ -195,25 +195,58 @@ unsafe fn join(halves: [__m256i; 2]) -> __m512i {
     unsafe { _mm512_inserti64x4::<1>(_mm512_castsi256_si512(halves[0]), halves[1]) }
 }
 
-/// Adds 2:4 codes, not raised, times the activations at their places.
+/// Adds the codes of two 2:4 chunks, raised, times the activations at their places: 8 bytes of places a chunk.
 ///
 /// # Safety
-/// This ISA; 64 codes at every `x`.
+/// This ISA; 16 bytes of places; 128 codes at every `x`.
 #[inline(always)]
-unsafe fn gather<const N: usize>(mut acc: [__m512i; N], places: u64, w: __m256i, x: [*const i8; N]) -> [__m512i; N] {
+unsafe fn gather<const N: usize>(
+    mut acc: [__m512i; N],
+    places: *const u8,
+    w: __m512i,
+    x: [*const i8; N],
+) -> [__m512i; N] {
     // SAFETY: the caller's promise.
     unsafe {
-        let places = avx2::places_2_of_4(places);
+        let stored = _mm512_castsi128_si512(_mm_loadu_si128(places.cast()));
+        let stored = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 0, 0, 0, 1, 1, 1, 1), stored);
+        let fields = _mm512_multishift_epi64_epi8(_mm512_load_si512(FIELDS.0.as_ptr().cast()), stored);
+        // The two bits of each, and where its four columns begin.
+        let groups = _mm512_load_si512(GROUPS.0.as_ptr().cast());
+        let columns = _mm512_ternarylogic_epi32::<0xEA>(fields, _mm512_set1_epi8(3), groups);
         for t in 0..N {
-            let picked = avx2::pick(places, x[t]);
-            // Activations are never -128, so that their magnitude may be the unsigned side.
-            let signed = _mm256_sign_epi8(w, picked);
-            let sums = _mm256_dpbusd_epi32(_mm512_castsi512_si256(acc[t]), _mm256_abs_epi8(picked), signed);
-            acc[t] = _mm512_zextsi256_si512(sums);
+            let (first, second) = (_mm512_loadu_si512(x[t].cast()), _mm512_loadu_si512(x[t].add(CHUNK).cast()));
+            let picked = _mm512_permutex2var_epi8(first, columns, second);
+            // What raising the weights adds is taken back: 128 times the activations picked.
+            let raised = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(-128), picked);
+            acc[t] = _mm512_sub_epi32(_mm512_dpbusd_epi32(acc[t], w, picked), raised);
         }
         acc
     }
 }
+
+#[repr(align(64))]
+struct Line([u8; 64]);
+
+/// Of two 2:4 chunks, where in its chunk's bits each code has its place.
+static FIELDS: Line = Line({
+    let (mut all, mut j) = ([0; 64], 0);
+    while j < 64 {
+        all[j] = field_2_of_4(j % 32) as u8;
+        j += 1;
+    }
+    all
+});
+
+/// Of two 2:4 chunks, the first of the four columns among which each code has its place.
+static GROUPS: Line = Line({
+    let (mut all, mut j) = ([0; 64], 0);
+    while j < 64 {
+        all[j] = (j / 32 * CHUNK + group_2_of_4(j % 32)) as u8;
+        j += 1;
+    }
+    all
+});
 
 /// Prefill: 32 rows are expanded and turned so that a register holds four columns of each of 16, then multiplied with all
 /// vectors, a tile of them at a time.
@@ -541,23 +574,29 @@ impl Isa for Avx512 {
     #[inline(always)]
     unsafe fn gather_q8<const N: usize>(
         acc: [__m512i; N],
-        places: u64,
+        places: *const u8,
         values: *const u8,
         x: [*const i8; N],
     ) -> [__m512i; N] {
         // SAFETY: the caller's promise.
-        unsafe { gather(acc, places, _mm256_loadu_si256(values.cast()), x) }
+        unsafe { gather(acc, places, unsigned(_mm512_loadu_si512(values.cast())), x) }
     }
 
     #[inline(always)]
     unsafe fn gather_q4<const N: usize>(
         acc: [__m512i; N],
-        places: u64,
+        places: *const u8,
         values: *const u8,
         x: [*const i8; N],
     ) -> [__m512i; N] {
         // SAFETY: the caller's promise.
-        unsafe { gather(acc, places, avx2::levels::<false>(avx2::low_then_high(values)), x) }
+        unsafe {
+            // Of each chunk 16 bytes: the low nibbles, then the high ones.
+            let stored = _mm512_castsi256_si512(_mm256_loadu_si256(values.cast()));
+            let twice = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 1, 0, 1, 2, 3, 2, 3), stored);
+            let codes = _mm512_srlv_epi64(twice, _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4));
+            gather(acc, places, levels(&SPARSE_LEVELS, codes), x)
+        }
     }
 
     #[inline(always)]

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 
 use spm::{CHUNK, Encoding, Matrix, ScaleKind};
 
-use super::kernel::{GROUP, Isa, LANES};
+use super::kernel::{GROUP, Isa, LANES, ahead};
 
 /// How far ahead weights are prefetched, in bytes: far enough for DRAM, near enough to be there still.
 const AHEAD: usize = 2048;
@@ -140,17 +140,33 @@ pub(super) trait Chunks<I: Isa> {
         unsafe { self.next(i) }
     }
 
-    /// Adds chunk `i`, not of the last group, times `x`.
+    /// Adds the products of a whole group, whose first chunk is `first`, with the 256 codes at every `x`.
     ///
     /// # Safety
-    /// As [`Self::next`], which it takes the place of; 64 codes at every `x`.
+    /// As [`Self::next`], which it takes the place of for all four.
     #[inline(always)]
     unsafe fn multiply_add<const N: usize>(
         &mut self,
-        i: usize,
+        first: usize,
         mut acc: [I::Acc; N],
         x: [*const i8; N],
     ) -> [I::Acc; N] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            // Written out: a loop over long chunks would stay one, and chunks of some encodings take turns.
+            acc = self.add_chunk(first, acc, x);
+            acc = self.add_chunk(first + 1, acc, ahead(x, CHUNK));
+            acc = self.add_chunk(first + 2, acc, ahead(x, 2 * CHUNK));
+            self.add_chunk(first + 3, acc, ahead(x, 3 * CHUNK))
+        }
+    }
+
+    /// The same of chunk `i` alone.
+    ///
+    /// # Safety
+    /// As [`Self::next`], which it takes the place of.
+    #[inline(always)]
+    unsafe fn add_chunk<const N: usize>(&mut self, i: usize, mut acc: [I::Acc; N], x: [*const i8; N]) -> [I::Acc; N] {
         // SAFETY: the caller's promise.
         unsafe {
             let chunk = self.next(i);
@@ -202,7 +218,7 @@ pub(super) unsafe fn read<I: Isa, R: Reader<I>>(m: &Matrix, reader: R) -> R::Out
 /// # Safety
 /// They are there.
 #[inline(always)]
-unsafe fn bits_of(bits: *const u8, chunk: usize) -> u64 {
+pub(super) unsafe fn bits_of(bits: *const u8, chunk: usize) -> u64 {
     // SAFETY: the caller's promise.
     u64::from_le(unsafe { bits.add(8 * chunk).cast::<u64>().read_unaligned() })
 }
@@ -236,12 +252,16 @@ macro_rules! fixed_chunks {
             #[inline(always)]
             unsafe fn multiply_add<const N: usize>(
                 &mut self,
-                i: usize,
-                acc: [I::Acc; N],
+                first: usize,
+                mut acc: [I::Acc; N],
                 x: [*const i8; N],
             ) -> [I::Acc; N] {
-                // SAFETY: the caller's promise; chunk `i` is there.
-                unsafe { I::$gather(acc, bits_of(self.bits, i), self.values.add($step * i), x) }
+                // SAFETY: the caller's promise; the four chunks are there.
+                unsafe {
+                    let (bits, values) = (self.bits.add(8 * first), self.values.add($step * first));
+                    acc = I::$gather(acc, bits, values, x);
+                    I::$gather(acc, bits.add(16), values.add(2 * $step), ahead(x, 2 * CHUNK))
+                }
             })?
 
             #[inline(always)]

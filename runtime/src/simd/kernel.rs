@@ -80,11 +80,11 @@ pub(super) trait Isa: Sized {
     /// Adds the products of a chunk of a whole group with 64 codes of a vector.
     unsafe fn multiply_add(acc: Self::Acc, chunk: Self::Chunk, x: *const i8) -> Self::Acc;
 
-    /// Adds the products of a 2:4 chunk, of codes as bytes, with 64 codes of some vectors. Where picking the activations
-    /// is cheaper than spreading the weights, an ISA does that.
+    /// Adds the products of two 2:4 chunks, 8 bytes of places each and codes as bytes, with 128 codes of some vectors. The
+    /// activations at those places are picked, which is cheaper than to spread the weights.
     unsafe fn gather_q8<const N: usize>(
         acc: [Self::Acc; N],
-        places: u64,
+        places: *const u8,
         values: *const u8,
         x: [*const i8; N],
     ) -> [Self::Acc; N];
@@ -92,7 +92,7 @@ pub(super) trait Isa: Sized {
     /// The same of nibbles.
     unsafe fn gather_q4<const N: usize>(
         acc: [Self::Acc; N],
-        places: u64,
+        places: *const u8,
         values: *const u8,
         x: [*const i8; N],
     ) -> [Self::Acc; N];
@@ -388,12 +388,7 @@ unsafe fn dot<I: Isa, C: Chunks<I>, const N: usize>(m: &Rows, row: usize, mut w:
             w.prefetch(g * GROUP);
             let block = g * LANES;
             let mut acc = starts::<I, N>(x, block, C::GATHERS);
-            // Written out: a loop over long chunks would stay one, and chunks of some encodings take turns.
-            let i = g * GROUP;
-            acc = w.multiply_add(i, acc, codes_at(x, i));
-            acc = w.multiply_add(i + 1, acc, codes_at(x, i + 1));
-            acc = w.multiply_add(i + 2, acc, codes_at(x, i + 2));
-            acc = w.multiply_add(i + 3, acc, codes_at(x, i + 3));
+            acc = w.multiply_add(g * GROUP, acc, codes_at(x, g * GROUP));
             let w_scales = scales.group(block);
             for t in 0..N {
                 lanes[t] = I::add_group(lanes[t], acc[t], w_scales, x[t].scales.as_ptr().add(block));
@@ -440,6 +435,19 @@ unsafe fn starts<I: Isa, const N: usize>(x: &[Vector; N], block: usize, gathers:
         }
         acc
     }
+}
+
+/// `by` codes further on in every vector.
+///
+/// # Safety
+/// They are there.
+#[inline(always)]
+pub(super) unsafe fn ahead<const N: usize>(mut x: [*const i8; N], by: usize) -> [*const i8; N] {
+    for x in &mut x {
+        // SAFETY: the caller's promise.
+        *x = unsafe { x.add(by) };
+    }
+    x
 }
 
 /// Where the codes of chunk `i` of every vector are.

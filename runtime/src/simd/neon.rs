@@ -11,10 +11,11 @@ use std::ops::Range;
 
 use half::f16;
 use spm::levels::SPARSE_Q4_LEVELS;
-use spm::{BLOCK, Matrix};
+use spm::{BLOCK, CHUNK, Matrix};
 
+use super::chunks::bits_of;
 use super::codes::Codes;
-use super::kernel::{self, GROUP, Isa, LANES, Scratch};
+use super::kernel::{self, GROUP, Isa, LANES, Scratch, ahead};
 use super::neon_dotprod::sdot;
 use super::{Kernels, attention, float};
 use crate::ops;
@@ -542,31 +543,38 @@ impl<const DOTPROD: bool> Isa for Neon<DOTPROD> {
 
     #[inline(always)]
     unsafe fn gather_q8<const N: usize>(
-        acc: [[int32x4_t; 4]; N],
-        places: u64,
+        mut acc: [[int32x4_t; 4]; N],
+        places: *const u8,
         values: *const u8,
         x: [*const i8; N],
     ) -> [[int32x4_t; 4]; N] {
         // SAFETY: the caller's promise.
         unsafe {
-            let w = [vld1q_s8(values.cast()), vld1q_s8(values.add(16).cast())];
-            gather::<DOTPROD, N>(acc, places, w, x)
+            for c in 0..2 {
+                let values = values.add(32 * c).cast();
+                let w = [vld1q_s8(values), vld1q_s8(values.add(16))];
+                acc = gather::<DOTPROD, N>(acc, bits_of(places, c), w, ahead(x, c * CHUNK));
+            }
         }
+        acc
     }
 
     #[inline(always)]
     unsafe fn gather_q4<const N: usize>(
-        acc: [[int32x4_t; 4]; N],
-        places: u64,
+        mut acc: [[int32x4_t; 4]; N],
+        places: *const u8,
         values: *const u8,
         x: [*const i8; N],
     ) -> [[int32x4_t; 4]; N] {
         // SAFETY: the caller's promise.
         unsafe {
-            let codes = vld1q_u8(values);
-            let w = [vreinterpretq_s8_u8(low_levels(codes)), vreinterpretq_s8_u8(high_levels(codes))];
-            gather::<DOTPROD, N>(acc, places, w, x)
+            for c in 0..2 {
+                let codes = vld1q_u8(values.add(16 * c));
+                let w = [vreinterpretq_s8_u8(low_levels(codes)), vreinterpretq_s8_u8(high_levels(codes))];
+                acc = gather::<DOTPROD, N>(acc, bits_of(places, c), w, ahead(x, c * CHUNK));
+            }
         }
+        acc
     }
 
     #[inline(always)]

@@ -8,6 +8,7 @@ use spm::levels::{SPARSE_Q4_LEVELS, field_2_of_4, group_2_of_4};
 use spm::{BLOCK, CHUNK, Matrix};
 use wide::{f32x8, i8x16, i16x16, i32x8};
 
+use super::chunks::bits_of;
 use super::codes::Codes;
 use super::kernel::{self, GROUP, Isa, LANES, OVERRUN, Scratch};
 use super::{Kernels, attention, float, sum_lanes};
@@ -181,29 +182,35 @@ impl Isa for Portable {
     }
 
     unsafe fn gather_q8<const N: usize>(
-        acc: [[i32x8; 2]; N],
-        places: u64,
+        mut acc: [[i32x8; 2]; N],
+        places: *const u8,
         values: *const u8,
         x: [*const i8; N],
     ) -> [[i32x8; 2]; N] {
         // SAFETY: the caller's promise.
         unsafe {
-            let chunk = Self::q8_keep_2_of_4(places, values);
-            std::array::from_fn(|t| Self::multiply_add(acc[t], chunk, x[t]))
+            for c in 0..2 {
+                let chunk = Self::q8_keep_2_of_4(bits_of(places, c), values.add(32 * c));
+                acc = std::array::from_fn(|t| Self::multiply_add(acc[t], chunk, x[t].add(c * CHUNK)));
+            }
         }
+        acc
     }
 
     unsafe fn gather_q4<const N: usize>(
-        acc: [[i32x8; 2]; N],
-        places: u64,
+        mut acc: [[i32x8; 2]; N],
+        places: *const u8,
         values: *const u8,
         x: [*const i8; N],
     ) -> [[i32x8; 2]; N] {
         // SAFETY: the caller's promise.
         unsafe {
-            let chunk = Self::q4_keep_2_of_4(places, values);
-            std::array::from_fn(|t| Self::multiply_add(acc[t], chunk, x[t]))
+            for c in 0..2 {
+                let chunk = Self::q4_keep_2_of_4(bits_of(places, c), values.add(16 * c));
+                acc = std::array::from_fn(|t| Self::multiply_add(acc[t], chunk, x[t].add(c * CHUNK)));
+            }
         }
+        acc
     }
 
     unsafe fn multiply(chunk: [i8; CHUNK], x: *const i8) -> [i32; 2] {
