@@ -81,6 +81,8 @@ pub(crate) struct RopeTable {
     /// Radians per position of each pair.
     frequencies: Vec<f64>,
     attn_scale: f32,
+    /// The first position and how many.
+    positions: (usize, usize),
     cos_sin: Vec<(f32, f32)>,
 }
 
@@ -90,11 +92,15 @@ impl RopeTable {
         let factor = |i: usize| rope.freq_factors.get(i).map_or(1.0, |&f| f64::from(f));
         let frequency = |i: usize| f64::from(rope.base).powf(-2.0 * i as f64 / rope.dims as f64) / factor(i);
         let frequencies = (0..pairs).map(frequency).collect();
-        RopeTable { frequencies, attn_scale: rope.attn_scale, cos_sin: Vec::new() }
+        RopeTable { frequencies, attn_scale: rope.attn_scale, ..RopeTable::default() }
     }
 
-    /// Fills the table for positions `first..first + n`.
+    /// Fills the table for positions `first..first + n`, unless it is: all layers of a batch want the same.
     pub(crate) fn fill(&mut self, first: usize, n: usize) {
+        if self.positions == (first, n) {
+            return;
+        }
+        self.positions = (first, n);
         self.cos_sin.clear();
         for position in first..first + n {
             for frequency in &self.frequencies {

@@ -108,7 +108,8 @@ unsafe fn panels(m: &Matrix, rows: Range<usize>, x: &Codes, scratch: &mut Scratc
 #[target_feature(enable = "dotprod")]
 #[inline]
 unsafe fn turn_rows(m: &Matrix, first: usize, height: usize, stride: usize, scratch: &mut Scratch) {
-    let Scratch { codes, packed, scales, .. } = scratch;
+    scratch.tile.fit(PANEL * stride);
+    let Scratch { codes, packed, scales, tile: by_row } = scratch;
     let (width, whole) = (stride * BLOCK, m.blocks() / LANES * LANES);
     assert!(codes.len() >= PANEL * width && packed.len() >= PANEL * width && scales.len() >= PANEL * stride);
     // SAFETY: the caller's promise; sizes are asserted above; a row is `width` codes, a multiple of 256.
@@ -132,9 +133,11 @@ unsafe fn turn_rows(m: &Matrix, first: usize, height: usize, stride: usize, scra
             }
         }
     }
-    for r in 0..height {
-        let (row, to) = (m.scales(first + r), &mut scales[r / TALL * TALL * stride..][..TALL * stride]);
-        to.chunks_exact_mut(TALL).take(m.blocks()).enumerate().for_each(|(b, to)| to[r % TALL] = row.get(b));
+    // SAFETY: the caller's promise.
+    unsafe { kernel::store_scales::<Neon<true>>(m, first..first + height, stride, by_row) };
+    for (r, of_row) in by_row.chunks_exact(stride).take(height).enumerate() {
+        let to = &mut scales[r / TALL * TALL * stride..][..TALL * stride];
+        to.chunks_exact_mut(TALL).zip(of_row).for_each(|(to, scale)| to[r % TALL] = *scale);
     }
 }
 
