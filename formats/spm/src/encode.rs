@@ -4,6 +4,7 @@ use half::f16;
 
 use crate::bytes::Bytes;
 use crate::encoding::{BLOCK, CHUNK, Encoding, ScaleKind};
+use crate::grid::RowGrid;
 use crate::levels::{field_2_of_4, group_2_of_4, in_high_nibbles};
 use crate::mask::{Mask, row_bytes};
 use crate::matrix::{self, Matrix, PLANE_ALIGN, ShapeError};
@@ -108,12 +109,38 @@ impl RowEncoder {
                 self.push_blocks(&padded, &stored);
             }
         }
+        self.end_row()
+    }
+
+    fn end_row(&mut self) -> Result<(), ShapeError> {
         if self.encoding.has_row_starts() {
             let end = u32::try_from(self.values.len());
             self.starts.push(end.map_err(|_| self.too_large())?);
         }
         self.pushed += 1;
         Ok(())
+    }
+
+    pub(crate) fn push_grid(&mut self, grid: &RowGrid, codes: &[u8], kept: &[u8]) -> Result<(), ShapeError> {
+        assert_eq!(codes.len(), self.cols, "columns");
+        let mut stored = self.stored_columns(kept)?;
+        let blocks = self.cols.div_ceil(BLOCK);
+        // A code of zero, where nothing is kept and at the end of the last chunk.
+        let zero = grid.nearest(0, 0.0).0;
+        let mut padded = vec![zero; self.cols.next_multiple_of(CHUNK)];
+        for (col, (to, code)) in padded.iter_mut().zip(codes).enumerate() {
+            *to = if is_kept(kept, col) { *code } else { zero };
+        }
+        match self.encoding.scale_kind() {
+            ScaleKind::Row => {
+                self.factors.extend(grid.factor.to_le_bytes());
+                self.scales.extend(grid.bytes.iter().map(|&s| s as u8));
+            }
+            _ => self.scales.extend(grid.halves.iter().flat_map(|s| s.to_le_bytes())),
+        }
+        reorder_bits(&mut stored, blocks);
+        self.push_codes_of_blocks(padded, &stored);
+        self.end_row()
     }
 
     /// The finished matrix; every row must have been pushed.
@@ -167,12 +194,16 @@ impl RowEncoder {
         let blocks = self.cols.div_ceil(BLOCK);
         let mut stored = stored.to_vec();
         reorder_bits(&mut stored, blocks);
-        let stored = &stored[..];
-        let mut codes = match self.encoding.scale_kind() {
+        let codes = match self.encoding.scale_kind() {
             ScaleKind::Row => self.push_row_scales(row),
             _ => self.push_half_scales(row),
         };
-        reorder(&mut codes, blocks);
+        self.push_codes_of_blocks(codes, &stored);
+    }
+
+    /// `codes` are whole chunks in the order of the columns, `stored` bits in the order in which they are stored.
+    fn push_codes_of_blocks(&mut self, mut codes: Vec<u8>, stored: &[u8]) {
+        reorder(&mut codes, self.cols.div_ceil(BLOCK));
         match self.encoding {
             Encoding::Q8 => self.values.extend(&codes[..self.cols.next_multiple_of(BLOCK)]),
             Encoding::Q4 => self.push_nibbles_of_64(&codes),
@@ -288,18 +319,27 @@ fn gather<T: Copy + Default>(len: usize, items: impl Iterator<Item = (T, bool)>)
 /// Most sources are quantized already: their weights are multiples of a step. Among the scales that give the largest
 /// weight a code from 127 down to 64, one often has that step, and the block is stored without loss or nearly so.
 pub fn q8_block(block: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
+    let scale = q8_scale(block, &EQUALLY);
+    (scale, round_codes(block, scale, -127.0, 127.0))
+}
+
+/// Importance of columns of which none counts more than another.
+pub(crate) const EQUALLY: [f32; BLOCK] = [1.0; BLOCK];
+
+/// The scale of [`q8_block`], errors counting by `importance`.
+pub(crate) fn q8_scale(block: &[f32; BLOCK], importance: &[f32; BLOCK]) -> f16 {
     let max = block.iter().fold(0.0f32, |m, v| m.max(v.abs()));
     let (mut best, mut least) = (f16::from_f32(max / 127.0), f32::INFINITY);
     for largest_code in (64..=127u8).rev() {
         let scale = f16::from_f32(max / f32::from(largest_code));
-        if let Some(error) = error_below(least, block, scale.to_f32()) {
+        if let Some(error) = error_below(least, block, importance, scale.to_f32()) {
             (best, least) = (scale, error);
         }
         if least == 0.0 {
             break;
         }
     }
-    (best, round_codes(block, best, -127.0, 127.0))
+    best
 }
 
 /// The same without a search: the largest weight has code 127 or -127.
@@ -310,18 +350,18 @@ fn q8_plain_block(block: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
 }
 
 /// Squared error of the block with this scale, if it is below `least`.
-fn error_below(least: f32, block: &[f32; BLOCK], scale: f32) -> Option<f32> {
+fn error_below(least: f32, block: &[f32; BLOCK], importance: &[f32; BLOCK], scale: f32) -> Option<f32> {
     if scale == 0.0 || !scale.is_finite() {
         return None;
     }
     let inverse = 1.0 / scale;
     let mut sum = 0.0;
-    for part in block.as_chunks::<8>().0 {
-        let errors = part.map(|v| {
-            let code = round(v * inverse).clamp(-127.0, 127.0);
-            let error = v - code * scale;
-            error * error
-        });
+    for (part, importance) in block.as_chunks::<8>().0.iter().zip(importance.as_chunks::<8>().0) {
+        let mut errors = [0.0; 8];
+        for ((error, v), importance) in errors.iter_mut().zip(part).zip(importance) {
+            let lost = v - round(v * inverse).clamp(-127.0, 127.0) * scale;
+            *error = lost * lost * importance;
+        }
         sum += errors.iter().sum::<f32>();
         if sum >= least {
             return None;
@@ -346,7 +386,21 @@ pub fn q5_block(block: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
     searched_block::<5>(block)
 }
 
+/// The scale of [`q4_block`], errors counting by `importance`.
+pub(crate) fn q4_scale(block: &[f32; BLOCK], importance: &[f32; BLOCK]) -> f16 {
+    searched::<4>(block, importance).0
+}
+
+/// The scale of [`q5_block`], errors counting by `importance`.
+pub(crate) fn q5_scale(block: &[f32; BLOCK], importance: &[f32; BLOCK]) -> f16 {
+    searched::<5>(block, importance).0
+}
+
 fn searched_block<const BITS: u32>(block: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
+    searched::<BITS>(block, &EQUALLY)
+}
+
+fn searched<const BITS: u32>(block: &[f32; BLOCK], importance: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
     let half = f32::from(1u8 << (BITS - 1));
     let (mut best, mut least) = ((f16::ZERO, [half as i8; BLOCK]), f32::INFINITY);
     for scale in search(largest(block) / -half).map(f16::from_f32) {
@@ -356,7 +410,7 @@ fn searched_block<const BITS: u32>(block: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
         }
         let inverse = 1.0 / s;
         let levels = block.map(|v| round(v * inverse).clamp(-half, half - 1.0));
-        let error = squared_error(block, &levels, s);
+        let error = squared_error(block, &levels, s, importance);
         if error < least {
             (best, least) = ((scale, levels.map(|l| (l + half) as i8)), error);
         }
@@ -373,12 +427,13 @@ fn plain_block<const BITS: u32>(block: &[f32; BLOCK]) -> (f16, [i8; BLOCK]) {
 }
 
 /// Squared error of what is not zero already: pruned weights do not count.
-pub(crate) fn squared_error(block: &[f32; BLOCK], levels: &[f32; BLOCK], scale: f32) -> f32 {
+pub(crate) fn squared_error(block: &[f32; BLOCK], levels: &[f32; BLOCK], scale: f32, importance: &[f32; BLOCK]) -> f32 {
     let mut lanes = [0.0; 8];
-    for (values, levels) in block.as_chunks::<8>().0.iter().zip(levels.as_chunks::<8>().0) {
-        for ((lane, v), l) in lanes.iter_mut().zip(values).zip(levels) {
+    let parts = block.as_chunks::<8>().0.iter().zip(levels.as_chunks::<8>().0).zip(importance.as_chunks::<8>().0);
+    for ((values, levels), importance) in parts {
+        for (((lane, v), l), i) in lanes.iter_mut().zip(values).zip(levels).zip(importance) {
             let error = if *v == 0.0 { 0.0 } else { v - l * scale };
-            *lane += error * error;
+            *lane += error * error * i;
         }
     }
     lanes.iter().sum()

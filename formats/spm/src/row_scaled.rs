@@ -4,7 +4,7 @@
 //! error of sparse q4 0.00510 and 0.00509), at half the bytes; one scale for 64 columns instead loses 19 % more at the
 //! same bytes as this.
 
-use crate::encode::{largest, round, search, squared_error};
+use crate::encode::{EQUALLY, largest, round, search, squared_error};
 use crate::encoding::BLOCK;
 use crate::levels::SPARSE_Q4_LEVELS;
 
@@ -13,10 +13,25 @@ const LARGEST: f32 = 127.0;
 
 /// The factor of the row, and scale and codes of every block. Zeros (pruned weights) do not count as error.
 pub(crate) fn encode(blocks: &[[f32; BLOCK]], is_q4: bool, plain: bool) -> (f32, Vec<i8>, Vec<[i8; BLOCK]>) {
+    encode_by(blocks, &vec![EQUALLY; blocks.len()], is_q4, plain)
+}
+
+/// Factor and scales alone, errors counting by `importance`.
+pub(crate) fn fit(blocks: &[[f32; BLOCK]], importance: &[[f32; BLOCK]], is_q4: bool) -> (f32, Vec<i8>) {
+    let (factor, scales, _) = encode_by(blocks, importance, is_q4, false);
+    (factor, scales)
+}
+
+fn encode_by(
+    blocks: &[[f32; BLOCK]],
+    importance: &[[f32; BLOCK]],
+    is_q4: bool,
+    plain: bool,
+) -> (f32, Vec<i8>, Vec<[i8; BLOCK]>) {
     let codes_of = if is_q4 { q4_codes } else { q8_codes };
-    let ideal: Vec<f32> = blocks.iter().map(|b| ideal_scale(b, is_q4, plain)).collect();
+    let ideal: Vec<f32> = blocks.iter().zip(importance).map(|(b, i)| ideal_scale(b, i, is_q4, plain)).collect();
     let factor = ideal.iter().fold(0.0f32, |m, s| m.max(s.abs())) / LARGEST;
-    let encode = |(block, ideal): (&[f32; BLOCK], &f32)| {
+    let encode = |((block, importance), ideal): ((&[f32; BLOCK], &[f32; BLOCK]), &f32)| {
         let nearest = if factor > 0.0 { round(ideal / factor) } else { 0.0 };
         // Rounding a scale down may cut the largest weight off.
         let tries: &[f32] = if plain { &[0.0] } else { &[0.0, -1.0, 1.0] };
@@ -25,19 +40,19 @@ pub(crate) fn encode(blocks: &[[f32; BLOCK]], is_q4: bool, plain: bool) -> (f32,
             let code = (nearest + change).clamp(-LARGEST, LARGEST);
             let scale = factor * code;
             let (codes, levels) = codes_of(block, scale);
-            let error = if plain { 0.0 } else { squared_error(block, &levels, scale) };
+            let error = if plain { 0.0 } else { squared_error(block, &levels, scale, importance) };
             if error < least {
                 (best, least) = ((code as i8, codes), error);
             }
         }
         best
     };
-    let (scales, codes) = blocks.iter().zip(&ideal).map(encode).unzip();
+    let (scales, codes) = blocks.iter().zip(importance).zip(&ideal).map(encode).unzip();
     (factor, scales, codes)
 }
 
 /// The scale that suits a block best by itself.
-fn ideal_scale(block: &[f32; BLOCK], is_q4: bool, plain: bool) -> f32 {
+fn ideal_scale(block: &[f32; BLOCK], importance: &[f32; BLOCK], is_q4: bool, plain: bool) -> f32 {
     let (low, high) = (f32::from(SPARSE_Q4_LEVELS[15]), f32::from(SPARSE_Q4_LEVELS[7]));
     match (is_q4, plain) {
         (false, _) => largest(block).abs() / 127.0,
@@ -45,7 +60,7 @@ fn ideal_scale(block: &[f32; BLOCK], is_q4: bool, plain: bool) -> f32 {
         (true, false) => {
             let (mut best, mut least) = (0.0, f32::INFINITY);
             for scale in search(largest(block) / low).chain(search(largest(block) / high)) {
-                let error = squared_error(block, &q4_codes(block, scale).1, scale);
+                let error = squared_error(block, &q4_codes(block, scale).1, scale, importance);
                 if error < least {
                     (best, least) = (scale, error);
                 }
@@ -74,7 +89,7 @@ fn inverse(scale: f32) -> f32 {
 
 /// The code of the level nearest to `x`. Counting the midpoints passed on either side of zero gives it: codes 1 to 7 are
 /// the levels above zero, 8 to 15 those below, both away from zero.
-fn nearest_level(x: f32) -> i8 {
+pub(crate) fn nearest_level(x: f32) -> i8 {
     const ABOVE: [f32; 7] = midpoints(0);
     const BELOW: [f32; 8] = midpoints(7);
     let above: i8 = ABOVE.iter().map(|m| i8::from(x > *m)).sum();

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use spm::encode::{RowEncoder, encode};
 use spm::levels::SPARSE_Q4_LEVELS;
 use spm::synthetic::SplitMix;
-use spm::{BLOCK, CHUNK, DensePlanes, Encoding, Mask, Matrix, ScaleKind, ShapeError};
+use spm::{BLOCK, CHUNK, DensePlanes, Encoding, Mask, Matrix, RowGrid, ScaleKind, ShapeError};
 
 /// Weights and what is kept of them, enough for rows of whole chunks.
 #[derive(Clone, Debug)]
@@ -72,6 +72,40 @@ fn read(matrix: &Matrix) -> Vec<f32> {
 }
 
 proptest! {
+    /// Codes that a caller chooses are read back as what the grid says they are, in every encoding, and choosing the
+    /// nearest loses no more than the encoder itself, which searches the same scales.
+    #[test]
+    fn chosen_codes_are_stored(case in case()) {
+        for encoding in Encoding::ALL.into_iter().filter(|e| e.is_integer()) {
+            let part = case.for_encoding(encoding);
+            let mut encoder = RowEncoder::new(encoding, part.rows, part.cols).unwrap();
+            let mut expected = Vec::new();
+            let kept: Vec<f32> = part.kept().map(|(_, w)| w).collect();
+            for (r, row) in kept.chunks_exact(part.cols).enumerate() {
+                let grid = RowGrid::fit(encoding, row, &vec![1.0; part.cols]);
+                let nearest: Vec<(u8, f32)> = row.iter().enumerate().map(|(c, w)| grid.nearest(c, *w)).collect();
+                for (c, (code, value)) in nearest.iter().enumerate() {
+                    prop_assert_eq!(grid.level(*code) * grid.scale(c / BLOCK), *value);
+                }
+                expected.extend(nearest.iter().enumerate().map(|(c, n)| if part.mask.is_kept(r, c) { n.1 } else { 0.0 }));
+                let codes: Vec<u8> = nearest.iter().map(|n| n.0).collect();
+                encoder.push_codes(&grid, &codes, part.mask.row(r)).unwrap();
+            }
+            let (stored, other) = (encoder.finish().unwrap(), part.encode(encoding));
+            let read = |m: &Matrix| {
+                let mut all = vec![0.0; part.weights.len()];
+                m.read_rows(0, &mut all).unwrap();
+                all
+            };
+            prop_assert_eq!(&read(&stored), &expected, "{}", encoding.name());
+            let loss = |found: &[f32]| -> f64 { found.iter().zip(&kept).map(|(a, b)| f64::from(a - b).powi(2)).sum() };
+            let (ours, theirs) = (loss(&expected), loss(&read(&other)));
+            prop_assert!(ours <= theirs * 1.001 + 1e-9, "{}: {} and {}", encoding.name(), ours, theirs);
+            let bits = |m: &Matrix| (m.kept(), m.byte_len());
+            prop_assert_eq!(bits(&stored), bits(&other), "{}", encoding.name());
+        }
+    }
+
     #[test]
     fn kept_weights_come_back_and_others_are_zero(case in case()) {
         for encoding in Encoding::ALL {
