@@ -6,17 +6,21 @@
 
 use std::ops::ControlFlow;
 
+use rayon::ThreadPool;
 use runtime::Layer;
 use spm::encode::{RowEncoder, encode};
 use spm::{CHUNK, Checkpoint, Config, Encoding, Mask, Matrix, row_bytes};
 
 use crate::error::Error;
-use crate::method::{Job, Method, Needs, by_name};
+use crate::linalg;
+use crate::method::{Job, Method, Needs, by_name, damped};
 use crate::pattern::{Group, Pattern};
 use crate::plan::{self, Work};
+use crate::refit::refit;
 use crate::report::{Report, TensorReport};
+use crate::rounding::Rounding;
 use crate::sink::Sink;
-use crate::statistics::ColumnNorms;
+use crate::statistics::{ColumnNorms, Inputs};
 use crate::stream::{Site, Stream};
 
 /// How a model is pruned.
@@ -26,8 +30,12 @@ pub struct PruneOptions {
     pub method: &'static dyn Method,
     /// How many of them, in which shape.
     pub pattern: Pattern,
-    /// Among which weights scores are compared.
-    pub group: Group,
+    /// Among which weights scores are compared; `None` for the method's own choice.
+    pub group: Option<Group>,
+    /// Whether the kept weights are fitted anew, by least squares, after any mask.
+    pub refit: bool,
+    /// How weights become codes.
+    pub rounding: RoundingKind,
     /// Tensors whose name contains one of these stay dense, in the encoding of the values.
     pub ignore: Vec<String>,
     /// How the decoder layers' weights are stored.
@@ -49,6 +57,18 @@ pub enum ValueType {
     Q5,
     /// 4 bits, a scale for every 32 columns.
     Q4,
+}
+
+/// How weights become the codes that are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RoundingKind {
+    /// Compensated where the method has products of inputs anyway, else to the nearest.
+    #[default]
+    Auto,
+    /// Each to the nearest.
+    Nearest,
+    /// What rounding one changes is made up for in others.
+    Compensated,
 }
 
 /// How far a pruning has come.
@@ -73,7 +93,9 @@ impl Default for PruneOptions {
         PruneOptions {
             method: crate::method::METHODS[0],
             pattern: Pattern::Unstructured { sparsity: 0.5 },
-            group: Group::Row,
+            group: None,
+            refit: false,
+            rounding: RoundingKind::Auto,
             ignore: Vec::new(),
             values: ValueType::F16,
             head: ValueType::Q8,
@@ -98,7 +120,41 @@ impl PruneOptions {
 
     /// Whether calibration windows will be looked at.
     pub fn needs_calibration(&self) -> bool {
-        self.method.needs() != Needs::Nothing && !self.pattern.is_dense()
+        self.needs() != Needs::Nothing
+    }
+
+    /// Statistics that will be gathered.
+    pub(crate) fn needs(&self) -> Needs {
+        match self.pattern.is_dense() {
+            true if self.compensates() => Needs::Gram,
+            true => Needs::Nothing,
+            false if self.compensates() || self.refit => Needs::Gram,
+            false => self.method.needs(),
+        }
+    }
+
+    /// Whether rounding is compensated.
+    fn compensates(&self) -> bool {
+        match self.rounding {
+            RoundingKind::Auto => self.method.needs() == Needs::Gram && self.values != ValueType::F16,
+            RoundingKind::Nearest => false,
+            RoundingKind::Compensated => self.values != ValueType::F16,
+        }
+    }
+
+    /// Work of a weight of a matrix of `cols` columns: scoring, selecting, encoding, reading back, and what the method and
+    /// compensated rounding add, which is one sweep and four rounds of descent.
+    pub(crate) fn cost(&self, cols: usize) -> u64 {
+        let method = if self.pattern.is_dense() { 0 } else { self.method.cost(cols) };
+        let rounding = if self.compensates() { 5 * cols as u64 } else { 0 };
+        let refit = if self.refit { 30 * cols as u64 } else { 0 };
+        plan::PRUNE_COST + method + rounding + refit
+    }
+
+    /// Among which weights the method compares.
+    pub(crate) fn group_of_method(&self) -> Group {
+        let own = if self.method.needs() == Needs::Gram { Group::Matrix } else { Group::Row };
+        self.group.unwrap_or(own)
     }
 
     /// Whether `tensor` stays dense.
@@ -158,6 +214,19 @@ impl std::str::FromStr for ValueType {
     }
 }
 
+impl std::str::FromStr for RoundingKind {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "auto" => Ok(RoundingKind::Auto),
+            "nearest" => Ok(RoundingKind::Nearest),
+            "compensated" => Ok(RoundingKind::Compensated),
+            _ => Err(Error::option("rounding", text, "`auto`, `nearest` or `compensated`")),
+        }
+    }
+}
+
 impl std::fmt::Display for ValueType {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.dense().name())
@@ -183,7 +252,7 @@ pub fn prune(
     let windows = if observing { windows } else { &[] };
     check_windows(windows, options, observing, config)?;
 
-    let work = Work::new(config, windows);
+    let work = Work::new(config, options, windows);
     let meter = Meter { progress, done: 0, total: work.total(), layer: config.n_layers, layers: config.n_layers };
     let mut run = Run { source, options, sink, meter, work, report: Report::default() };
     run.report.tokens = windows.iter().map(|w| w.len() as u64).sum();
@@ -223,11 +292,14 @@ impl Run<'_> {
             let mut layer = Layer::load(self.source, stream.engine(), index)?;
             for site in Site::ALL {
                 let (meter, cost) = (&mut self.meter, self.work.pass(site));
-                let norms =
-                    stream.observe(&layer, site, &mut |tokens| meter.tick(site.name(), cost * tokens as u64))?;
-                check_norms(index, site, &norms)?;
+                let tick = &mut |tokens| meter.tick(site.name(), cost * tokens as u64);
+                let inputs = stream.observe(&layer, site, self.options.needs(), tick)?;
+                check_norms(index, site, &inputs.norms)?;
+                let pool = stream.pool();
+                let solver = pool.install(|| Solver::new(self.options, &inputs));
                 for short in site.matrices() {
-                    let pruned = self.prune_matrix(index, site, short, Some(&norms))?;
+                    let seen = Some(Seen { inputs: &inputs, solver: solver.as_ref() });
+                    let pruned = self.prune_matrix(index, site, short, seen, Some(&pool))?;
                     // Expanded once: every window multiplies with it, and that is where the time goes.
                     layer.set(short, expanded(short, &pruned)?)?;
                 }
@@ -244,7 +316,7 @@ impl Run<'_> {
             self.store_vectors_of(index)?;
             for site in Site::ALL {
                 for short in site.matrices() {
-                    self.prune_matrix(index, site, short, None)?;
+                    self.prune_matrix(index, site, short, None, None)?;
                 }
             }
         }
@@ -256,34 +328,18 @@ impl Run<'_> {
         layer: usize,
         site: Site,
         short: &str,
-        inputs: Option<&ColumnNorms>,
+        seen: Option<Seen>,
+        pool: Option<&ThreadPool>,
     ) -> Result<Matrix, Error> {
         let name = format!("blk.{layer}.{short}");
         let shape = expect(self.source, &name)?;
         let dense = read_all(self.source, &name)?;
         check_finite(&name, &dense, shape.1)?;
-        let options = self.options;
-        let stored = if options.keeps_whole(&name) {
-            store(&name, options.values.dense(), shape, &dense, None)?
-        } else {
-            let mut weights = dense.clone();
-            let job = &mut Job {
-                tensor: &name,
-                shape,
-                weights: &mut weights,
-                inputs,
-                pattern: options.pattern,
-                group: options.group,
-            };
-            let mask = options.method.prune(job)?;
-            let everything = mask.kept() == dense.len() as u64;
-            let encoding = match everything {
-                true => options.values.dense(),
-                false => options.values.sparse(options.pattern, shape.1)?,
-            };
-            store(&name, encoding, shape, &weights, Some(&mask))?
+        let (options, name_of) = (self.options, name.as_str());
+        let (stored, relative_error) = match pool {
+            Some(pool) => pool.install(|| outcome(options, name_of, shape, &dense, seen))?,
+            None => outcome(options, name_of, shape, &dense, seen)?,
         };
-        let relative_error = compare(&name, &dense, &stored, inputs)?;
         self.push(&name, &stored)?;
         self.report.tensors.push(TensorReport {
             encoding: stored.encoding(),
@@ -293,7 +349,7 @@ impl Run<'_> {
             relative_error,
             name,
         });
-        self.meter.tick(site.name(), plan::PRUNE_COST * dense.len() as u64)?;
+        self.meter.tick(site.name(), self.options.cost(shape.1) * dense.len() as u64)?;
         Ok(stored)
     }
 
@@ -347,6 +403,100 @@ impl Run<'_> {
         self.report.bytes += matrix.byte_len() as u64;
         self.sink.push(name, matrix)
     }
+}
+
+/// What is known of a site when its matrices are pruned.
+#[derive(Clone, Copy)]
+struct Seen<'a> {
+    inputs: &'a Inputs,
+    solver: Option<&'a Solver>,
+}
+
+/// What least squares on a site's inputs need, made once for all its matrices.
+struct Solver {
+    /// `X^T X`, damped.
+    gram: Vec<f32>,
+    /// As [`linalg::inverse_factor`]; `None` if rounding is not compensated, or there is none.
+    factor: Option<Vec<f32>>,
+}
+
+impl Solver {
+    /// `None` where nothing asks for it.
+    fn new(options: &PruneOptions, inputs: &Inputs) -> Option<Self> {
+        if !options.refit && !options.compensates() {
+            return None;
+        }
+        let gram = inputs.gram.as_ref()?;
+        let damped = damped(gram, DAMP);
+        let factor = if options.compensates() { linalg::inverse_factor(&damped, gram.cols()) } else { None };
+        Some(Solver { gram: damped, factor })
+    }
+}
+
+/// Damping of refits and rounding, of the mean of the diagonal.
+const DAMP: f64 = 0.01;
+
+/// Zeros where nothing is kept.
+fn clear(weights: &mut [f32], mask: &Mask, cols: usize) {
+    for (r, row) in weights.chunks_exact_mut(cols).enumerate() {
+        row.iter_mut().enumerate().filter(|(col, _)| !mask.is_kept(r, *col)).for_each(|(_, w)| *w = 0.0);
+    }
+}
+
+/// Stores `pruned`, which is to do what `dense` does.
+fn round(
+    options: &PruneOptions,
+    name: &str,
+    encoding: Encoding,
+    shape: (usize, usize),
+    (dense, pruned): (&[f32], &[f32]),
+    mask: &Mask,
+    solver: Option<&Solver>,
+) -> Result<Matrix, Error> {
+    let compensating = solver.filter(|_| options.compensates() && encoding.is_integer());
+    let Some((solver, factor)) = compensating.and_then(|s| Some((s, s.factor.as_ref()?))) else {
+        return store(name, encoding, shape, pruned, Some(mask));
+    };
+    let rounding = Rounding { encoding, shape, dense, pruned, mask, gram: &solver.gram, factor };
+    rounding.round().map_err(|source| Error::Shape { tensor: name.to_owned(), source })
+}
+
+/// What is stored of a matrix, and how far that is from it.
+fn outcome(
+    options: &PruneOptions,
+    name: &str,
+    shape: (usize, usize),
+    dense: &[f32],
+    seen: Option<Seen>,
+) -> Result<(Matrix, f64), Error> {
+    let (inputs, solver) = (seen.map(|s| s.inputs), seen.and_then(|s| s.solver));
+    let stored = if options.keeps_whole(name) {
+        let everything = Mask::from_fn(shape.0, shape.1, |_, _| true);
+        round(options, name, options.values.dense(), shape, (dense, dense), &everything, solver)?
+    } else {
+        let mut weights = dense.to_vec();
+        let job = &mut Job {
+            tensor: name,
+            shape,
+            weights: &mut weights,
+            inputs,
+            pattern: options.pattern,
+            group: options.group,
+        };
+        let mask = options.method.prune(job)?;
+        clear(&mut weights, &mask, shape.1);
+        if let (true, Some(solver)) = (options.refit, solver) {
+            refit(&mut weights, dense, &mask, &solver.gram, shape.1);
+        }
+        let everything = mask.kept() == dense.len() as u64;
+        let encoding = match everything {
+            true => options.values.dense(),
+            false => options.values.sparse(options.pattern, shape.1)?,
+        };
+        round(options, name, encoding, shape, (dense, &weights), &mask, solver)?
+    };
+    let relative_error = compare(name, dense, &stored, inputs)?;
+    Ok((stored, relative_error))
 }
 
 /// Counts the work and passes it on.
@@ -446,18 +596,23 @@ fn expanded(name: &str, stored: &Matrix) -> Result<Matrix, Error> {
     store(name, Encoding::F32, (rows, cols), &weights, None)
 }
 
-/// Reads back what was stored, refuses what did not fit, and says how far it is from `dense`.
-fn compare(name: &str, dense: &[f32], stored: &Matrix, inputs: Option<&ColumnNorms>) -> Result<f64, Error> {
-    let unweighted = vec![1.0; stored.cols()];
-    let weights = inputs.map_or(&unweighted[..], ColumnNorms::squares);
-    let mut row = vec![0.0; stored.cols()];
+/// Reads back what was stored, refuses what did not fit, and says how far it is from `dense`; see
+/// [`TensorReport::relative_error`].
+fn compare(name: &str, dense: &[f32], stored: &Matrix, inputs: Option<&Inputs>) -> Result<f64, Error> {
+    let cols = stored.cols();
+    let mut found = vec![0.0; dense.len()];
+    stored.read_rows(0, &mut found).ok_or_else(|| missing(name))?;
+    if let Some(i) = found.iter().position(|v| !v.is_finite()) {
+        return Err(overflow(name, i / cols, i % cols, dense[i], stored.encoding()));
+    }
+    if let Some(gram) = inputs.and_then(|i| i.held_out.as_ref().or(i.gram.as_ref())) {
+        return Ok(gram.relative_error(dense, &found).sqrt());
+    }
+    let unweighted = vec![1.0; cols];
+    let weights = inputs.map_or(&unweighted[..], |i| i.norms.squares());
     let (mut lost, mut all) = (0.0, 0.0);
-    for (r, dense) in dense.chunks_exact(stored.cols()).enumerate() {
-        stored.read_row(r, &mut row);
-        if let Some(col) = row.iter().position(|v| !v.is_finite()) {
-            return Err(overflow(name, r, col, dense[col], stored.encoding()));
-        }
-        for ((&w, &kept), n) in dense.iter().zip(&row).zip(weights) {
+    for (dense, found) in dense.chunks_exact(cols).zip(found.chunks_exact(cols)) {
+        for ((&w, &kept), n) in dense.iter().zip(found).zip(weights) {
             lost += f64::from(w - kept).powi(2) * n;
             all += f64::from(w).powi(2) * n;
         }

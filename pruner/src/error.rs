@@ -53,6 +53,15 @@ pub enum Error {
         /// The method.
         method: &'static str,
     },
+    /// The products of a matrix's inputs have no Cholesky factor.
+    #[error(
+        "tensor `{tensor}`: the products of its inputs are not positive definite, even damped; calibrate on more text, or \
+         use `wanda`"
+    )]
+    NotDefinite {
+        /// GGUF's name.
+        tensor: String,
+    },
     /// A calibration token is not in the model's vocabulary.
     #[error("calibration token {token} is not below the vocabulary's {vocab_size}; use the model's own tokenizer")]
     Token {

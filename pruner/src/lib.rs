@@ -19,25 +19,29 @@
 //! (the caller's tokenizer does), prints nothing and starts no threads but its own.
 
 pub mod calibration;
+mod compensate;
 mod driver;
 mod error;
+mod linalg;
 pub mod method;
 pub mod pattern;
 mod plan;
 pub mod provenance;
+mod refit;
 mod report;
 mod rng;
+mod rounding;
 mod sink;
 mod statistics;
 mod stream;
 
 pub use calibration::{Calibration, CalibrationOptions, Language};
-pub use driver::{Progress, PruneOptions, ValueType, prune};
+pub use driver::{Progress, PruneOptions, RoundingKind, ValueType, prune};
 pub use error::Error;
 pub use method::Method;
 pub use pattern::{Group, Pattern};
 pub use plan::{Plan, estimate_time, plan};
 pub use report::{Report, TensorReport};
 pub use sink::Sink;
-pub use statistics::ColumnNorms;
+pub use statistics::{ColumnNorms, Gram, Inputs};
 pub use stream::Site;

@@ -1,16 +1,24 @@
 //! Pruning methods: one file each, one list.
 
+mod admm;
 mod magnitude;
+#[cfg(test)]
+mod reference;
+mod ria;
+mod sparsegpt;
 mod wanda;
+
+pub(crate) use sparsegpt::damped;
 
 use spm::Mask;
 
 use crate::error::Error;
 use crate::pattern::{Group, Pattern};
-use crate::statistics::ColumnNorms;
+use crate::statistics::Inputs;
 
 /// Every method, in the order they are offered.
-pub static METHODS: [&dyn Method; 2] = [&wanda::Wanda, &magnitude::Magnitude];
+pub static METHODS: [&dyn Method; 5] =
+    [&wanda::Wanda, &admm::Admm, &sparsegpt::SparseGpt, &ria::Ria, &magnitude::Magnitude];
 
 /// A way to decide which weights of a matrix go, and perhaps to change those that stay.
 pub trait Method: Send + Sync {
@@ -19,6 +27,11 @@ pub trait Method: Send + Sync {
 
     /// Statistics that must have been gathered before.
     fn needs(&self) -> Needs;
+
+    /// Work of its own for a weight of a matrix of `cols` columns, in multiply-adds of the calibration's products.
+    fn cost(&self, _cols: usize) -> u64 {
+        0
+    }
 
     /// Chooses the mask of one matrix, and may change its weights.
     fn prune(&self, job: &mut Job<'_>) -> Result<Mask, Error>;
@@ -31,6 +44,8 @@ pub enum Needs {
     Nothing,
     /// The norm of every input feature.
     ColumnNorms,
+    /// The products of all pairs of input features.
+    Gram,
 }
 
 /// One matrix to prune.
@@ -42,11 +57,11 @@ pub struct Job<'a> {
     /// `rows x cols`, row-major.
     pub weights: &'a mut [f32],
     /// What is known of its inputs; present if the method needs it.
-    pub inputs: Option<&'a ColumnNorms>,
+    pub inputs: Option<&'a Inputs>,
     /// How much is to go, and in which shape.
     pub pattern: Pattern,
-    /// Among which weights scores are compared.
-    pub group: Group,
+    /// Among which weights scores are compared; `None` for the method's own choice.
+    pub group: Option<Group>,
 }
 
 /// The method called `name`.
@@ -55,17 +70,27 @@ pub fn by_name(name: &str) -> Result<&'static dyn Method, Error> {
     METHODS.into_iter().find(|m| m.name() == name).ok_or_else(|| Error::option("method", name, known()))
 }
 
-impl Job<'_> {
+impl<'a> Job<'a> {
     /// Input norms `||X_j||_2`; an error if there are none.
     fn norms(&self, method: &dyn Method) -> Result<Vec<f32>, Error> {
-        let inputs = self.inputs.ok_or(Error::NoCalibration { method: method.name() })?;
-        assert_eq!(inputs.cols(), self.shape.1, "columns of `{}`", self.tensor);
-        Ok(inputs.norms())
+        let norms = &self.inputs(method)?.norms;
+        assert_eq!(norms.cols(), self.shape.1, "columns of `{}`", self.tensor);
+        Ok(norms.norms())
+    }
+
+    /// What is known of the inputs; an error if that is nothing.
+    fn inputs(&self, method: &dyn Method) -> Result<&'a Inputs, Error> {
+        self.inputs.ok_or(Error::NoCalibration { method: method.name() })
+    }
+
+    /// For inputs whose products are no matrix that can be factored.
+    fn not_definite(&self) -> Error {
+        Error::NotDefinite { tensor: self.tensor.to_owned() }
     }
 
     /// The mask that keeps the highest of `scores`.
     fn select(&self, scores: &[f32]) -> Result<Mask, Error> {
-        self.pattern.select(self.group, self.tensor, scores, self.shape)
+        self.pattern.select(self.group.unwrap_or(Group::Row), self.tensor, scores, self.shape)
     }
 }
 
@@ -85,6 +110,6 @@ mod tests {
             assert_eq!(by_name(method.name()).unwrap().name(), method.name());
         }
         let message = by_name("wand").unwrap_err().to_string();
-        assert_eq!(message, "method `wand`: expected `wanda` or `magnitude`");
+        assert_eq!(message, "method `wand`: expected `wanda` or `admm` or `sparsegpt` or `ria` or `magnitude`");
     }
 }

@@ -106,6 +106,12 @@ impl Pattern {
     ) -> Result<Mask, Error> {
         assert_eq!(scores.len(), rows * cols, "{rows}x{cols} scores");
         refuse_nan(tensor, scores, cols)?;
+        let kept = self.keep(group, scores, cols);
+        Ok(Mask::from_fn(rows, cols, |row, col| kept[row * cols + col]))
+    }
+
+    /// The same of scores without NaN, as a list.
+    pub(crate) fn keep(self, group: Group, scores: &[f32], cols: usize) -> Vec<bool> {
         let mut kept = vec![true; scores.len()];
         match (self, group) {
             (Pattern::Unstructured { sparsity }, Group::Matrix) => {
@@ -125,7 +131,7 @@ impl Pattern {
                 }
             }
         }
-        Ok(Mask::from_fn(rows, cols, |row, col| kept[row * cols + col]))
+        kept
     }
 }
 
@@ -181,12 +187,19 @@ fn prune_lowest(scores: &[f32], kept: &mut [bool], count: usize) {
     if count == 0 {
         return;
     }
-    let mut keys: Vec<(u32, usize)> = scores.iter().enumerate().map(|(i, &s)| (ordered(s), i)).collect();
-    // Keys are distinct, so which ones end up in front does not depend on the algorithm.
-    if count < keys.len() {
-        keys.select_nth_unstable(count);
+    let mut keys: Vec<u32> = scores.iter().map(|&s| ordered(s)).collect();
+    let (_, &mut last, _) = keys.select_nth_unstable(count - 1);
+    // All below the last that goes, and as many of its equals as are wanted, from the left.
+    let below = scores.iter().filter(|&&s| ordered(s) < last).count();
+    let mut equals = count - below;
+    for (&score, kept) in scores.iter().zip(kept) {
+        let key = ordered(score);
+        if key < last {
+            *kept = false;
+        } else if key == last && equals > 0 {
+            (*kept, equals) = (false, equals - 1);
+        }
     }
-    keys[..count].iter().for_each(|&(_, i)| kept[i] = false);
 }
 
 /// Unsigned numbers in the order of the floats; both zeros are one.

@@ -9,6 +9,7 @@ use spm::{BLOCK, CHUNK, Checkpoint, Config, Encoding, Vocabulary};
 
 use crate::driver::{PruneOptions, layer_matrices, outside_layers};
 use crate::error::Error;
+use crate::method::Needs;
 use crate::pattern::{Group, Pattern};
 use crate::stream::{self, Site, Stream};
 
@@ -51,8 +52,8 @@ pub fn plan(source: &dyn Checkpoint, options: &PruneOptions, nsamples: usize, se
     Ok(Plan {
         tensor_bytes,
         file_bytes: file_bytes(&sizes, source.vocabulary()),
-        peak_bytes: peak_bytes(config, &sizes, nsamples, seqlen, options.threads),
-        work: Work::of(config, nsamples as u64, seqlen as u64).total(),
+        peak_bytes: peak_bytes(config, options, &sizes, (nsamples, seqlen)),
+        work: Work::of(config, options, nsamples as u64, seqlen as u64).total(),
     })
 }
 
@@ -65,10 +66,10 @@ pub fn estimate_time(source: &dyn Checkpoint, options: &PruneOptions, plan: &Pla
     let layer = Layer::load(source, stream.engine(), 0)?;
     let started = Instant::now();
     for site in Site::ALL {
-        stream.observe(&layer, site, &mut |_| Ok(()))?;
+        stream.observe(&layer, site, options.needs(), &mut |_| Ok(()))?;
     }
     stream.leave(&layer, &mut |_| Ok(()))?;
-    let work = Work::of(source.config(), windows.len() as u64, TOKENS as u64);
+    let work = Work::of(source.config(), options, windows.len() as u64, TOKENS as u64);
     let done = work.tokens * (work.passes.iter().sum::<u64>() + work.leave);
     Ok(started.elapsed().mul_f64(plan.work as f64 / done.max(1) as f64))
 }
@@ -80,29 +81,36 @@ pub(crate) struct Work {
     leave: u64,
     tokens: u64,
     layers: u64,
-    weights: u64,
+    pruning: u64,
     outside: u64,
 }
 
 impl Work {
-    pub(crate) fn new(config: &Config, windows: &[Vec<u32>]) -> Self {
+    pub(crate) fn new(config: &Config, options: &PruneOptions, windows: &[Vec<u32>]) -> Self {
         let tokens = windows.iter().map(|w| w.len() as u64).sum::<u64>();
         let n = windows.len() as u64;
-        Work { tokens, ..Self::of(config, n, tokens.checked_div(n).unwrap_or(0)) }
+        Work { tokens, ..Self::of(config, options, n, tokens.checked_div(n).unwrap_or(0)) }
     }
 
-    fn of(c: &Config, nsamples: u64, seqlen: u64) -> Self {
+    fn of(c: &Config, options: &PruneOptions, nsamples: u64, seqlen: u64) -> Self {
         let (dim, hidden, q, kv) = (c.dim as u64, c.hidden_dim as u64, c.q_dim() as u64, c.kv_dim() as u64);
         let ffn_hidden = 2 * dim * hidden;
         // A token attends to half the window on average, once for the scores and once for the values.
         let attention = dim * (q + 2 * kv) + q * seqlen;
+        // Half of a symmetric matrix, four times as fast as the products of calibration.
+        let products = |width: u64| if options.needs() == Needs::Gram { width * width / 8 } else { 0 };
         let again = nsamples - stream::kept_windows(c, nsamples as usize, seqlen as usize) as u64;
         Work {
-            passes: [8 * dim, attention, q * dim, ffn_hidden],
+            passes: [
+                8 * dim + products(dim),
+                attention + products(q),
+                q * dim + products(dim),
+                ffn_hidden + products(hidden),
+            ],
             leave: dim * hidden + ffn_hidden * again / nsamples.max(1),
             tokens: nsamples.saturating_mul(seqlen),
             layers: c.n_layers as u64,
-            weights: layer_matrices(c).map(|(_, (rows, cols))| rows as u64 * cols as u64).sum(),
+            pruning: layer_matrices(c).map(|(_, (rows, cols))| (rows * cols) as u64 * options.cost(cols)).sum(),
             outside: outside_layers(c)
                 .filter(|(_, rows, _)| *rows > 1)
                 .map(|(_, rows, cols)| rows as u64 * cols as u64)
@@ -123,7 +131,7 @@ impl Work {
     pub(crate) fn total(&self) -> u64 {
         let token = self.passes.iter().sum::<u64>() + self.leave;
         let moving = self.tokens.saturating_mul(self.layers).saturating_mul(token);
-        moving.saturating_add(self.weights * PRUNE_COST + self.outside * ENCODE_COST)
+        moving.saturating_add(self.pruning + self.outside * ENCODE_COST)
     }
 }
 
@@ -158,7 +166,7 @@ fn sizes(config: &Config, options: &PruneOptions) -> Result<Vec<Size>, Error> {
 
 fn kept_bytes(encoding: Encoding, options: &PruneOptions, rows: usize, cols: usize) -> usize {
     let all = rows * cols;
-    let kept = match (options.pattern, options.group) {
+    let kept = match (options.pattern, options.group_of_method()) {
         (Pattern::Unstructured { sparsity }, Group::Matrix) => all - (all as f64 * sparsity) as usize,
         _ => rows * (cols - options.pattern.pruned_of_row(cols)),
     };
@@ -183,15 +191,24 @@ fn longer_stream(kept: f64, cols: usize) -> f64 {
 /// While a matrix is pruned: the stream, one layer in f32, and for the matrix its weights twice, scores, sort
 /// keys and the new encoding. While a table is encoded: its planes, and the tensor they are copied to, each
 /// grown by doubling.
-fn peak_bytes(c: &Config, sizes: &[Size], nsamples: usize, seqlen: usize, threads: usize) -> u64 {
+fn peak_bytes(c: &Config, options: &PruneOptions, sizes: &[Size], (nsamples, seqlen): (usize, usize)) -> u64 {
     let weights = |s: &Size| s.shape.0 as u64 * s.shape.1 as u64;
     let inside = || sizes.iter().filter(|s| s.in_layer);
     let layer = inside().map(weights).sum::<u64>() / c.n_layers as u64 * 4;
     let matrix = inside().map(|s| weights(s) * (4 + 4 + 4 + 4 + 1) + 2 * s.bytes).max().unwrap_or(0);
-    let observing = stream::byte_len(c, nsamples, seqlen, threads.clamp(1, nsamples.max(1)));
+    let observing = stream::byte_len(c, nsamples, seqlen, options.threads.clamp(1, nsamples.max(1)));
     let running = if nsamples > 0 { observing + layer } else { 0 };
     let table = sizes.iter().filter(|s| !s.in_layer).map(|s| 3 * s.bytes).max().unwrap_or(0);
-    (running + matrix).max(table)
+    let solving = if options.needs() == Needs::Gram { solving_bytes(c, inside()) } else { 0 };
+    (running + matrix + solving).max(table)
+}
+
+/// What methods with products of inputs need besides: two Gram matrices, a damped one and its factor, two more while that
+/// is made or a system solved, and six copies of the weights, all f32; and inputs of the windows that are summed at a time.
+fn solving_bytes<'a>(c: &Config, sizes: impl Iterator<Item = &'a Size>) -> u64 {
+    let widest = c.hidden_dim.max(c.dim).max(c.q_dim()) as u64;
+    let weights = sizes.map(|s| s.shape.0 as u64 * s.shape.1 as u64).max().unwrap_or(0);
+    4 * (6 * widest * widest + 6 * weights)
 }
 
 /// The sections one after another, as the file's specification lays them out.

@@ -26,9 +26,9 @@ pub struct TensorReport {
     pub total: u64,
     /// Bytes of the tensor.
     pub bytes: u64,
-    /// `||(W - W') X|| / ||W X||` as far as the norms of the inputs tell, that is with inputs taken as
-    /// uncorrelated: `sqrt(sum (W - W')_ij^2 ||X_j||^2 / sum W_ij^2 ||X_j||^2)`. `W'` is what is stored,
-    /// rounding included. Without statistics all norms count as 1.
+    /// `||(W - W') X|| / ||W X||` on the tokens held out, or where none were on those of the calibration; `W'` is what is
+    /// stored, rounding included. Where only the norms of inputs are known, inputs are taken as uncorrelated:
+    /// `sqrt(sum (W - W')_ij^2 ||X_j||^2 / sum W_ij^2 ||X_j||^2)`. Without statistics all norms count as 1.
     pub relative_error: f64,
 }
 

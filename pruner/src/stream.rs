@@ -4,15 +4,21 @@
 //! Windows are spread over threads, never cut by them; sums are made window by window and added in the
 //! windows' order, so nothing depends on the number of threads.
 
+use std::sync::Arc;
+
 use rayon::prelude::*;
 use runtime::{Engine, EngineOptions, KvCache, KvType, Layer, Precision, Workspace};
 use spm::{Checkpoint, Config};
 
 use crate::error::Error;
-use crate::statistics::ColumnNorms;
+use crate::method::Needs;
+use crate::statistics::{ColumnNorms, Gram, Inputs};
 
 /// Tokens that go through a product together: enough to share an expanded weight, few enough to stay in cache.
 const CHUNK: usize = 64;
+
+/// One window of so many is held out.
+const HELD_OUT: usize = 10;
 
 /// Most bytes of down-projection inputs that are kept from the pass that observes them to the pass that uses
 /// them. They are the widest of all; those of further windows are computed again.
@@ -68,7 +74,7 @@ impl Site {
 /// All windows between two steps of a layer.
 pub(crate) struct Stream {
     engine: Engine,
-    pool: rayon::ThreadPool,
+    pool: Arc<rayon::ThreadPool>,
     windows: Vec<Window>,
     workers: Vec<Worker>,
 }
@@ -113,7 +119,7 @@ impl Stream {
         Ok(Stream {
             windows: windows.iter().map(|ids| Window::embed(source, ids, &mut room)).collect::<Result<_, _>>()?,
             workers: (0..threads).map(|_| Worker::new(&engine, longest)).collect::<Result<_, _>>()?,
-            pool: pool.map_err(|_| Error::Threads { threads })?,
+            pool: Arc::new(pool.map_err(|_| Error::Threads { threads })?),
             engine,
         })
     }
@@ -123,14 +129,18 @@ impl Stream {
         &self.engine
     }
 
-    /// Moves every window to `site` of `layer` and gathers the norms of its inputs there. Sites of a layer
+    /// Moves every window to `site` of `layer` and gathers what `needs` asks for of its inputs there. Sites of a layer
     /// must be visited in order. `tick` is called now and then with the number of tokens done.
     pub(crate) fn observe(
         &mut self,
         layer: &Layer,
         site: Site,
+        needs: Needs,
         tick: &mut dyn FnMut(usize) -> Result<(), Error>,
-    ) -> Result<ColumnNorms, Error> {
+    ) -> Result<Inputs, Error> {
+        if needs == Needs::Gram {
+            return self.observe_products(layer, site, tick);
+        }
         let cols = site.width(self.engine.config());
         let mut total = ColumnNorms::new(cols);
         self.each_window(
@@ -142,7 +152,47 @@ impl Stream {
             |norms| total.merge(&norms),
             tick,
         )?;
-        Ok(total)
+        Ok(total.into())
+    }
+
+    /// The same with the products of features, which are summed window by window, each on all threads.
+    fn observe_products(
+        &mut self,
+        layer: &Layer,
+        site: Site,
+        tick: &mut dyn FnMut(usize) -> Result<(), Error>,
+    ) -> Result<Inputs, Error> {
+        let cols = site.width(self.engine.config());
+        let windows = self.windows.len();
+        let mut gram = Gram::new(cols)?;
+        let mut held_out = if windows >= HELD_OUT { Some(Gram::new(cols)?) } else { None };
+        let mut norms = ColumnNorms::new(cols);
+        let pool = self.pool.clone();
+        let mut nth = 0;
+        self.each_window(
+            |engine, worker, window| {
+                let mut seen = Vec::with_capacity(window.hidden.len() / engine.config().dim * cols);
+                window.move_to(site, engine, layer, worker, &mut |x| seen.extend_from_slice(x));
+                seen
+            },
+            |seen| {
+                norms.add(&seen);
+                nth += 1;
+                match &mut held_out {
+                    Some(held_out) if nth % HELD_OUT == 0 => pool.install(|| held_out.add(&seen)),
+                    _ => pool.install(|| gram.add(&seen)),
+                }
+            },
+            tick,
+        )?;
+        gram.finish();
+        held_out.iter_mut().for_each(Gram::finish);
+        Ok(Inputs { norms, gram: Some(gram), held_out })
+    }
+
+    /// The stream's threads.
+    pub(crate) fn pool(&self) -> Arc<rayon::ThreadPool> {
+        Arc::clone(&self.pool)
     }
 
     /// Moves every window from the last site of `layer` out of it.
@@ -316,8 +366,8 @@ mod tests {
                 let before: Vec<Vec<f32>> = stream.windows.iter().map(|w| w.hidden.clone()).collect();
                 let mut seen = 0;
                 for site in Site::ALL {
-                    let norms = stream.observe(&layer, site, &mut |n| tick(&mut seen, n)).unwrap();
-                    assert_eq!(norms.tokens(), 760);
+                    let inputs = stream.observe(&layer, site, Needs::ColumnNorms, &mut |n| tick(&mut seen, n)).unwrap();
+                    assert_eq!(inputs.norms.tokens(), 760);
                 }
                 stream.leave(&layer, &mut |n| tick(&mut seen, n)).unwrap();
                 assert_eq!(seen, 5 * 760);

@@ -11,7 +11,8 @@ use clap::Parser;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use pruner::calibration::Joints;
 use pruner::{
-    Calibration, CalibrationOptions, Group, Language, Pattern, Plan, Progress, PruneOptions, Report, ValueType,
+    Calibration, CalibrationOptions, Group, Language, Pattern, Plan, Progress, PruneOptions, Report, RoundingKind,
+    ValueType,
 };
 use runtime::Tokenizer;
 use spm::{Checkpoint, Provenance, SpmWriter, WriterOptions};
@@ -46,7 +47,7 @@ struct Cli {
     /// Chooses the calibration documents
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Which weights go: wanda, magnitude
+    /// Which weights go: wanda, admm, sparsegpt, ria, magnitude
     #[arg(long, default_value = "wanda")]
     method: String,
     /// Share of the weights that go [default: 0.5, or what the pattern says]
@@ -56,9 +57,16 @@ struct Cli {
     /// faster where there is no AVX-512
     #[arg(long, default_value = "unstructured")]
     pattern: String,
-    /// Compare weights within a row or over the whole matrix
-    #[arg(long, default_value = "row")]
-    group: Group,
+    /// Compare weights within a row or over the whole matrix: row, matrix [default: row; for admm and sparsegpt matrix]
+    #[arg(long)]
+    group: Option<Group>,
+    /// Fit the kept weights anew by least squares, after any method's mask
+    #[arg(long)]
+    refit: bool,
+    /// How weights become codes: nearest; compensated, which makes up for the rounding of one in others; auto, compensated
+    /// for admm and sparsegpt
+    #[arg(long, default_value = "auto")]
+    rounding: RoundingKind,
     /// Leave tensors dense whose name contains this; may be given several times
     #[arg(long, value_name = "NAME")]
     ignore: Vec<String>,
@@ -119,6 +127,8 @@ impl Cli {
         let options = PruneOptions {
             pattern: Pattern::parse(&self.pattern, self.sparsity).map_err(usage)?,
             group: self.group,
+            refit: self.refit,
+            rounding: self.rounding,
             ignore: self.ignore.clone(),
             values: self.values,
             head: self.head,

@@ -1,0 +1,184 @@
+//! Dense linear algebra on slices, by `faer`, cut into parts of a fixed size so that results do not depend on threads.
+//!
+//! Matrices are column after column. A weight matrix `o x d`, row after row, is its transpose `d x o`, column after column.
+
+use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::linalg::cholesky::llt::factor::{cholesky_in_place, cholesky_in_place_scratch};
+use faer::linalg::matmul::matmul;
+use faer::linalg::triangular_inverse::invert_upper_triangular;
+use faer::linalg::triangular_solve::{solve_lower_triangular_in_place, solve_upper_triangular_in_place};
+use faer::{Accum, MatMut, MatRef, Par};
+use rayon::prelude::*;
+
+use crate::error::Error;
+
+/// Columns that a thread takes at a time.
+const SHARE: usize = 128;
+
+/// Which factor of a product is taken transposed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transpose {
+    Neither,
+    Left,
+    Right,
+}
+
+/// Zeros, or an error instead of an abort.
+pub(crate) fn zeroed(what: &'static str, len: usize) -> Result<Vec<f32>, Error> {
+    let mut all = Vec::new();
+    all.try_reserve_exact(len).map_err(|_| Error::OutOfMemory { what, bytes: len.saturating_mul(4) })?;
+    all.resize(len, 0.0);
+    Ok(all)
+}
+
+/// `data` as columns of `rows`.
+pub(crate) fn columns(data: &[f32], rows: usize) -> MatRef<'_, f32> {
+    MatRef::from_column_major_slice(data, rows, data.len() / rows)
+}
+
+/// The same to write to.
+pub(crate) fn columns_mut(data: &mut [f32], rows: usize) -> MatMut<'_, f32> {
+    let cols = data.len() / rows;
+    MatMut::from_column_major_slice_mut(data, rows, cols)
+}
+
+/// `out += a b` on this thread.
+pub(crate) fn multiply_add(out: MatMut<f32>, a: MatRef<f32>, b: MatRef<f32>, transpose: Transpose) {
+    add_scaled_product(out, a, b, transpose, 1.0);
+}
+
+/// `out -= a b` on this thread.
+pub(crate) fn multiply_sub(out: MatMut<f32>, a: MatRef<f32>, b: MatRef<f32>, transpose: Transpose) {
+    add_scaled_product(out, a, b, transpose, -1.0);
+}
+
+fn add_scaled_product(out: MatMut<f32>, a: MatRef<f32>, b: MatRef<f32>, transpose: Transpose, factor: f32) {
+    match transpose {
+        Transpose::Neither => matmul(out, Accum::Add, a, b, factor, Par::Seq),
+        Transpose::Left => matmul(out, Accum::Add, a.transpose(), b, factor, Par::Seq),
+        Transpose::Right => matmul(out, Accum::Add, a, b.transpose(), factor, Par::Seq),
+    }
+}
+
+/// `out = a x` for a square `a` (`d x d`) and columns `x`.
+pub(crate) fn times(a: &[f32], d: usize, x: &[f32], out: &mut [f32]) {
+    let a = columns(a, d);
+    out.par_chunks_mut(SHARE * d).zip(x.par_chunks(SHARE * d)).for_each(|(out, x)| {
+        matmul(columns_mut(out, d), Accum::Replace, a, columns(x, d), 1.0, Par::Seq);
+    });
+}
+
+/// Copies what is below the diagonal above it.
+pub(crate) fn mirror(a: &mut [f32], d: usize) {
+    const TILE: usize = 64;
+    for row in (0..d).step_by(TILE) {
+        for col in (0..=row).step_by(TILE) {
+            for j in col..(col + TILE).min(d) {
+                for i in row.max(j + 1)..(row + TILE).min(d) {
+                    a[i * d + j] = a[j * d + i];
+                }
+            }
+        }
+    }
+}
+
+/// `L` of `A = L L^T`.
+pub(crate) struct Cholesky {
+    d: usize,
+    lower: Vec<f32>,
+}
+
+impl Cholesky {
+    /// Factors `a`, symmetric, of which the part below the diagonal is read; `None` if it is not positive definite.
+    pub(crate) fn new(mut a: Vec<f32>, d: usize) -> Option<Self> {
+        let mut memory = MemBuffer::new(cholesky_in_place_scratch::<f32>(d, Par::Seq, Default::default()));
+        let stack = MemStack::new(&mut memory);
+        cholesky_in_place(columns_mut(&mut a, d), Default::default(), Par::Seq, stack, Default::default()).ok()?;
+        Some(Cholesky { d, lower: a })
+    }
+
+    /// Replaces the columns `x` by `A^-1 x`.
+    pub(crate) fn solve(&self, x: &mut [f32]) {
+        let lower = columns(&self.lower, self.d);
+        x.par_chunks_mut(SHARE * self.d).for_each(|x| {
+            let mut x = columns_mut(x, self.d);
+            solve_lower_triangular_in_place(lower, x.as_mut(), Par::Seq);
+            solve_upper_triangular_in_place(lower.transpose(), x.as_mut(), Par::Seq);
+        });
+    }
+}
+
+/// `U`, upper triangular, of `A^-1 = U^T U`: row `i` of it is how an error in feature `i` is best made up for by the
+/// features after it, all before being fixed. Column after column.
+///
+/// From the factor of `A` with its features in reverse order: `A = M M^T` with `M` upper triangular, and `U = M^-1`. So
+/// the inverse itself is never formed.
+pub(crate) fn inverse_factor(a: &[f32], d: usize) -> Option<Vec<f32>> {
+    let reversed = |i: usize| d - 1 - i;
+    let mut from = vec![0.0; d * d];
+    from.par_chunks_mut(d).enumerate().for_each(|(j, to)| {
+        let column = &a[reversed(j) * d..][..d];
+        to.iter_mut().enumerate().for_each(|(i, to)| *to = column[reversed(i)]);
+    });
+    let factor = Cholesky::new(from, d)?;
+    let mut upper = vec![0.0; d * d];
+    upper.par_chunks_mut(d).enumerate().for_each(|(j, to)| {
+        let column = &factor.lower[reversed(j) * d..][..d];
+        to[..=j].iter_mut().enumerate().for_each(|(i, to)| *to = column[reversed(i)]);
+    });
+    drop(factor);
+    let mut inverse = vec![0.0; d * d];
+    invert_upper_triangular(columns_mut(&mut inverse, d), columns(&upper, d), Par::Seq);
+    Some(inverse)
+}
+
+/// Numbers of a normal distribution, the same for the same seed.
+#[cfg(test)]
+pub(crate) fn noise(n: usize, seed: u64) -> Vec<f32> {
+    let mut random = crate::rng::SplitMix::new(seed);
+    let mut uniform = || (random.next() >> 40) as f32 / (1u64 << 24) as f32 - 0.5;
+    (0..n).map(|_| (0..6).map(|_| uniform()).sum::<f32>() * 1.4).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `X^T X + I`, of noise.
+    fn positive_definite(d: usize) -> Vec<f32> {
+        let x = noise(2 * d * d, 1);
+        let product = |i: usize, j: usize| -> f32 { (0..2 * d).map(|t| x[t * d + i] * x[t * d + j]).sum() };
+        (0..d * d).map(|at| product(at / d, at % d) + f32::from(at / d == at % d)).collect()
+    }
+
+    #[test]
+    fn solves_and_inverts() {
+        let d = 70;
+        let a = positive_definite(d);
+        let x = noise(200 * d, 2);
+        let mut product = vec![0.0; x.len()];
+        times(&a, d, &x, &mut product);
+        Cholesky::new(a.clone(), d).unwrap().solve(&mut product);
+        assert!(product.iter().zip(&x).all(|(p, x)| (p - x).abs() < 1e-3));
+
+        let u = inverse_factor(&a, d).unwrap();
+        for i in 0..d {
+            for j in 0..d {
+                // (U A U^T)_ij of the identity, as A = U^-1 U^-T.
+                let entry = |r: usize, c: usize| f64::from(u[c * d + r]);
+                let sum: f64 = (0..d)
+                    .flat_map(|k| (0..d).map(move |l| (k, l)))
+                    .map(|(k, l)| entry(i, k) * f64::from(a[l * d + k]) * entry(j, l))
+                    .sum();
+                assert!((sum - f64::from(u8::from(i == j))).abs() < 1e-3, "{i} {j}: {sum}");
+                assert!(i <= j || entry(i, j) == 0.0);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_positive_definite_has_no_factor() {
+        assert!(Cholesky::new(vec![1.0, 2.0, 2.0, 1.0], 2).is_none());
+        assert!(inverse_factor(&[0.0; 4], 2).is_none());
+    }
+}
