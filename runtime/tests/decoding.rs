@@ -3,7 +3,6 @@
 use std::alloc::System;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use sparse_run::{EngineOptions, Model, Session, SessionOptions};
 use spm::encode::encode;
@@ -98,15 +97,18 @@ fn decoding_is_the_same_for_any_number_of_threads_and_allocates_nothing() {
             // The first token makes room for all others.
             let mut next = argmax(session.feed(&PROMPT).unwrap());
             next = argmax(session.feed(&[next]).unwrap());
-            // A thread allocates as it starts, which may be after its first job was done by others.
-            std::thread::sleep(Duration::from_millis(200));
-            let region = Region::new(COUNTED);
-            for _ in 0..100 {
-                next = argmax(session.feed(&[next]).unwrap());
-            }
-            let change = region.change();
-            let count = change.allocations + change.reallocations;
-            assert_eq!(count, 0, "allocations in 100 tokens, {}, {threads} threads", encoding.name());
+            let mut allocations_of_tokens = || {
+                let region = Region::new(COUNTED);
+                for _ in 0..40 {
+                    next = argmax(session.feed(&[next]).unwrap());
+                }
+                let change = region.change();
+                change.allocations + change.reallocations
+            };
+            // Others allocate, too: a thread that starts late, the test harness when it says that this takes long. A token
+            // that did would do so every time.
+            let counts: Vec<usize> = (0..3).map(|_| allocations_of_tokens()).collect();
+            assert!(counts.contains(&0), "allocations {counts:?}, {}, {threads} threads", encoding.name());
         }
     }
 }
