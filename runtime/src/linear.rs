@@ -155,27 +155,23 @@ fn cut<'a, const N: usize>(linear: &'a Linear, n: usize, mut out: &'a mut [f32],
 fn ends_of_shares(weights: &Matrix, parts: usize) -> Vec<usize> {
     let rows = weights.rows();
     let total = weights.bytes_of_rows(0..rows);
-    let mut first = 0;
-    let mut end_of = |part| {
-        if part + 1 < parts {
-            first =
-                (first + end_of_share(weights, first, total / parts * (part + 1))).next_multiple_of(PANEL).min(rows);
-            first
-        } else {
-            rows
-        }
-    };
-    (0..parts).map(&mut end_of).collect()
+    let mut ends = Vec::with_capacity(parts);
+    for part in 1..parts {
+        let first = ends.last().copied().unwrap_or(0);
+        ends.push(end_of_share(weights, first, total / parts * part).next_multiple_of(PANEL).min(rows));
+    }
+    ends.push(rows);
+    ends
 }
 
-/// How many rows from `first` on until `share` bytes of the whole matrix are reached.
+/// The first row, from `first` on, with which the matrix has more than `share` bytes.
 fn end_of_share(weights: &Matrix, first: usize, share: usize) -> usize {
     let (mut low, mut high) = (first, weights.rows());
     while low < high {
         let middle = (low + high) / 2;
         if weights.bytes_of_rows(0..middle + 1) <= share { low = middle + 1 } else { high = middle }
     }
-    low - first
+    low
 }
 
 fn fitted(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {

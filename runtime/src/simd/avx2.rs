@@ -153,7 +153,7 @@ unsafe fn high_nibbles(bytes: __m256i) -> __m256i {
 /// # Safety
 /// AVX2; codes 0 to 15.
 #[inline(always)]
-pub(super) unsafe fn levels<const VNNI: bool>(codes: __m256i) -> __m256i {
+unsafe fn levels<const VNNI: bool>(codes: __m256i) -> __m256i {
     // SAFETY: the caller's promise; there are 16 levels.
     unsafe {
         let table = raised::<VNNI>(_mm256_broadcastsi128_si256(_mm_loadu_si128(SPARSE_Q4_LEVELS.as_ptr().cast())));
@@ -176,7 +176,7 @@ unsafe fn raised<const VNNI: bool>(codes: __m256i) -> __m256i {
 /// # Safety
 /// AVX2.
 #[inline(always)]
-pub(super) unsafe fn places_2_of_4(places: u64) -> __m256i {
+unsafe fn places_2_of_4(places: u64) -> __m256i {
     // SAFETY: the caller's promise.
     unsafe {
         let (low, high) = (places as i32, (places >> 32) as i32);
@@ -226,7 +226,7 @@ unsafe fn spread(places: __m256i, codes: __m256i, of: __m128i) -> __m256i {
 /// # Safety
 /// AVX2; 64 codes at `x`.
 #[inline(always)]
-pub(super) unsafe fn pick(places: __m256i, x: *const i8) -> __m256i {
+unsafe fn pick(places: __m256i, x: *const i8) -> __m256i {
     // SAFETY: the caller's promise.
     unsafe {
         let first = _mm256_shuffle_epi8(_mm256_loadu_si256(x.cast()), places);
@@ -263,7 +263,7 @@ unsafe fn gather<const VNNI: bool, const N: usize>(
 /// # Safety
 /// AVX2; 16 readable bytes.
 #[inline(always)]
-pub(super) unsafe fn low_then_high(values: *const u8) -> __m256i {
+unsafe fn low_then_high(values: *const u8) -> __m256i {
     // SAFETY: the caller's promise.
     unsafe {
         let both = _mm256_broadcastsi128_si256(_mm_loadu_si128(values.cast()));

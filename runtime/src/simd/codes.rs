@@ -1,7 +1,7 @@
 //! Activations as int8, in the forms that kernels want.
 
-use spm::order::reorder;
-use spm::{BLOCK, CHUNK};
+use spm::BLOCK;
+use spm::order::{GROUP, reorder};
 
 use super::Kernels;
 use super::aligned::Aligned;
@@ -9,8 +9,6 @@ use super::kernel::LANES;
 
 /// Vectors that are multiplied together with a panel: as many as there are registers for.
 pub(super) const TILE: usize = 6;
-/// Columns that are quantized together.
-const GROUP: usize = LANES * BLOCK;
 
 /// Vectors in int8, ready for the integer product, each padded with zeros to whole groups of 8 blocks, so that kernels
 /// may read whole registers. A few vectors lie one after the other; many, for kernels that multiply panels of rows with
@@ -174,4 +172,4 @@ impl CodesPart<'_> {
     }
 }
 
-const _: () = assert!(GROUP.is_multiple_of(CHUNK));
+const _: () = assert!(GROUP == LANES * BLOCK);
