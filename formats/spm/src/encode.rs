@@ -121,7 +121,8 @@ impl RowEncoder {
         Ok(())
     }
 
-    pub(crate) fn push_grid(&mut self, grid: &RowGrid, codes: &[u8], kept: &[u8]) -> Result<(), ShapeError> {
+    /// Appends a row of codes, one a column; `kept` as in [`RowEncoder::push`]. Codes of what is not kept do not matter.
+    pub fn push_codes(&mut self, grid: &RowGrid, codes: &[u8], kept: &[u8]) -> Result<(), ShapeError> {
         assert_eq!(codes.len(), self.cols, "columns");
         let mut stored = self.stored_columns(kept)?;
         let blocks = self.cols.div_ceil(BLOCK);
@@ -243,7 +244,7 @@ impl RowEncoder {
     /// The codes of a row with an f32 and an i8 a block.
     fn push_row_scales(&mut self, row: &[f32]) -> Vec<u8> {
         let blocks = &row.as_chunks::<BLOCK>().0[..self.cols.div_ceil(BLOCK)];
-        let is_q4 = matches!(self.encoding, Encoding::SparseQ4 | Encoding::Q4Keep2Of4);
+        let is_q4 = row_scaled::is_q4(self.encoding);
         let (factor, scales, codes) = row_scaled::encode(blocks, is_q4, self.plain_scales);
         self.factors.extend(factor.to_le_bytes());
         self.scales.extend(scales.iter().map(|&s| s as u8));

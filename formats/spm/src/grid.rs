@@ -3,11 +3,10 @@
 
 use half::f16;
 
-use crate::encode::{RowEncoder, q4_scale, q5_scale, q8_scale, round};
+use crate::encode::{q4_scale, q5_scale, q8_scale, round};
 use crate::encoding::{BLOCK, Encoding, ScaleKind};
 use crate::levels::SPARSE_Q4_LEVELS;
-use crate::matrix::ShapeError;
-use crate::row_scaled;
+use crate::row_scaled::{self, is_q4};
 
 /// The scales of a row of an integer encoding.
 #[derive(Clone, Debug, PartialEq)]
@@ -94,15 +93,4 @@ impl RowGrid {
             _ => self.halves[block].to_f32(),
         }
     }
-}
-
-impl RowEncoder {
-    /// Appends a row of codes, one a column; `kept` as in [`RowEncoder::push`]. Codes of what is not kept do not matter.
-    pub fn push_codes(&mut self, grid: &RowGrid, codes: &[u8], kept: &[u8]) -> Result<(), ShapeError> {
-        self.push_grid(grid, codes, kept)
-    }
-}
-
-fn is_q4(encoding: Encoding) -> bool {
-    matches!(encoding, Encoding::SparseQ4 | Encoding::Q4Keep2Of4)
 }

@@ -5,11 +5,16 @@
 //! same bytes as this.
 
 use crate::encode::{EQUALLY, largest, round, search, squared_error};
-use crate::encoding::BLOCK;
+use crate::encoding::{BLOCK, Encoding};
 use crate::levels::SPARSE_Q4_LEVELS;
 
 /// Largest code of a block's scale.
 const LARGEST: f32 = 127.0;
+
+/// Whether codes are numbers of the levels of sparse q4.
+pub(crate) fn is_q4(encoding: Encoding) -> bool {
+    matches!(encoding, Encoding::SparseQ4 | Encoding::Q4Keep2Of4)
+}
 
 /// The factor of the row, and scale and codes of every block. Zeros (pruned weights) do not count as error.
 pub(crate) fn encode(blocks: &[[f32; BLOCK]], is_q4: bool, plain: bool) -> (f32, Vec<i8>, Vec<[i8; BLOCK]>) {
