@@ -12,8 +12,7 @@ use spm::encode::{RowEncoder, encode};
 use spm::{CHUNK, Checkpoint, Config, Encoding, Mask, Matrix, row_bytes};
 
 use crate::error::Error;
-use crate::linalg;
-use crate::method::{Job, Method, Needs, by_name, damped};
+use crate::method::{Job, Method, Needs, by_name};
 use crate::pattern::{Group, Pattern};
 use crate::plan::{self, Work};
 use crate::refit::refit;
@@ -153,8 +152,7 @@ impl PruneOptions {
 
     /// Among which weights the method compares.
     pub(crate) fn group_of_method(&self) -> Group {
-        let own = if self.method.needs() == Needs::Gram { Group::Matrix } else { Group::Row };
-        self.group.unwrap_or(own)
+        self.group.unwrap_or(self.method.group())
     }
 
     /// Whether `tensor` stays dense.
@@ -296,10 +294,8 @@ impl Run<'_> {
                 let inputs = stream.observe(&layer, site, self.options.needs(), tick)?;
                 check_norms(index, site, &inputs.norms)?;
                 let pool = stream.pool();
-                let solver = pool.install(|| Solver::new(self.options, &inputs));
                 for short in site.matrices() {
-                    let seen = Some(Seen { inputs: &inputs, solver: solver.as_ref() });
-                    let pruned = self.prune_matrix(index, site, short, seen, Some(&pool))?;
+                    let pruned = self.prune_matrix(index, site, short, Some((&inputs, &pool)))?;
                     // Expanded once: every window multiplies with it, and that is where the time goes.
                     layer.set(short, expanded(short, &pruned)?)?;
                 }
@@ -316,7 +312,7 @@ impl Run<'_> {
             self.store_vectors_of(index)?;
             for site in Site::ALL {
                 for short in site.matrices() {
-                    self.prune_matrix(index, site, short, None, None)?;
+                    self.prune_matrix(index, site, short, None)?;
                 }
             }
         }
@@ -328,17 +324,16 @@ impl Run<'_> {
         layer: usize,
         site: Site,
         short: &str,
-        seen: Option<Seen>,
-        pool: Option<&ThreadPool>,
+        seen: Option<(&Inputs, &ThreadPool)>,
     ) -> Result<Matrix, Error> {
         let name = format!("blk.{layer}.{short}");
         let shape = expect(self.source, &name)?;
         let dense = read_all(self.source, &name)?;
         check_finite(&name, &dense, shape.1)?;
         let (options, name_of) = (self.options, name.as_str());
-        let (stored, relative_error) = match pool {
-            Some(pool) => pool.install(|| outcome(options, name_of, shape, &dense, seen))?,
-            None => outcome(options, name_of, shape, &dense, seen)?,
+        let (stored, relative_error) = match seen {
+            Some((inputs, pool)) => pool.install(|| outcome(options, name_of, shape, &dense, Some(inputs)))?,
+            None => outcome(options, name_of, shape, &dense, None)?,
         };
         self.push(&name, &stored)?;
         self.report.tensors.push(TensorReport {
@@ -405,44 +400,6 @@ impl Run<'_> {
     }
 }
 
-/// What is known of a site when its matrices are pruned.
-#[derive(Clone, Copy)]
-struct Seen<'a> {
-    inputs: &'a Inputs,
-    solver: Option<&'a Solver>,
-}
-
-/// What least squares on a site's inputs need, made once for all its matrices.
-struct Solver {
-    /// `X^T X`, damped.
-    gram: Vec<f32>,
-    /// As [`linalg::inverse_factor`]; `None` if rounding is not compensated, or there is none.
-    factor: Option<Vec<f32>>,
-}
-
-impl Solver {
-    /// `None` where nothing asks for it.
-    fn new(options: &PruneOptions, inputs: &Inputs) -> Option<Self> {
-        if !options.refit && !options.compensates() {
-            return None;
-        }
-        let gram = inputs.gram.as_ref()?;
-        let damped = damped(gram, DAMP);
-        let factor = if options.compensates() { linalg::inverse_factor(&damped, gram.cols()) } else { None };
-        Some(Solver { gram: damped, factor })
-    }
-}
-
-/// Damping of refits and rounding, of the mean of the diagonal.
-const DAMP: f64 = 0.01;
-
-/// Zeros where nothing is kept.
-fn clear(weights: &mut [f32], mask: &Mask, cols: usize) {
-    for (r, row) in weights.chunks_exact_mut(cols).enumerate() {
-        row.iter_mut().enumerate().filter(|(col, _)| !mask.is_kept(r, *col)).for_each(|(_, w)| *w = 0.0);
-    }
-}
-
 /// Stores `pruned`, which is to do what `dense` does.
 fn round(
     options: &PruneOptions,
@@ -451,13 +408,13 @@ fn round(
     shape: (usize, usize),
     (dense, pruned): (&[f32], &[f32]),
     mask: &Mask,
-    solver: Option<&Solver>,
+    inputs: Option<&Inputs>,
 ) -> Result<Matrix, Error> {
-    let compensating = solver.filter(|_| options.compensates() && encoding.is_integer());
-    let Some((solver, factor)) = compensating.and_then(|s| Some((s, s.factor.as_ref()?))) else {
+    let compensating = inputs.filter(|_| options.compensates() && encoding.is_integer());
+    let Some((gram, factor)) = compensating.and_then(|inputs| inputs.damped().zip(inputs.factor())) else {
         return store(name, encoding, shape, pruned, Some(mask));
     };
-    let rounding = Rounding { encoding, shape, dense, pruned, mask, gram: &solver.gram, factor };
+    let rounding = Rounding { encoding, shape, dense, pruned, mask, gram, factor };
     rounding.round().map_err(|source| Error::Shape { tensor: name.to_owned(), source })
 }
 
@@ -467,12 +424,10 @@ fn outcome(
     name: &str,
     shape: (usize, usize),
     dense: &[f32],
-    seen: Option<Seen>,
+    inputs: Option<&Inputs>,
 ) -> Result<(Matrix, f64), Error> {
-    let (inputs, solver) = (seen.map(|s| s.inputs), seen.and_then(|s| s.solver));
     let stored = if options.keeps_whole(name) {
-        let everything = Mask::from_fn(shape.0, shape.1, |_, _| true);
-        round(options, name, options.values.dense(), shape, (dense, dense), &everything, solver)?
+        round(options, name, options.values.dense(), shape, (dense, dense), &Mask::all(shape.0, shape.1), inputs)?
     } else {
         let mut weights = dense.to_vec();
         let job = &mut Job {
@@ -484,16 +439,16 @@ fn outcome(
             group: options.group,
         };
         let mask = options.method.prune(job)?;
-        clear(&mut weights, &mask, shape.1);
-        if let (true, Some(solver)) = (options.refit, solver) {
-            refit(&mut weights, dense, &mask, &solver.gram, shape.1);
+        weights.chunks_exact_mut(shape.1).enumerate().for_each(|(row, weights)| mask.clear(row, weights));
+        if let (true, Some(gram)) = (options.refit, inputs.and_then(Inputs::damped)) {
+            refit(&mut weights, dense, &mask, gram, shape.1);
         }
         let everything = mask.kept() == dense.len() as u64;
         let encoding = match everything {
             true => options.values.dense(),
             false => options.values.sparse(options.pattern, shape.1)?,
         };
-        round(options, name, encoding, shape, (dense, &weights), &mask, solver)?
+        round(options, name, encoding, shape, (dense, &weights), &mask, inputs)?
     };
     let relative_error = compare(name, dense, &stored, inputs)?;
     Ok((stored, relative_error))

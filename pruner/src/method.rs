@@ -8,13 +8,11 @@ mod ria;
 mod sparsegpt;
 mod wanda;
 
-pub(crate) use sparsegpt::damped;
-
 use spm::Mask;
 
 use crate::error::Error;
 use crate::pattern::{Group, Pattern};
-use crate::statistics::Inputs;
+use crate::statistics::{Gram, Inputs};
 
 /// Every method, in the order they are offered.
 pub static METHODS: [&dyn Method; 5] =
@@ -27,6 +25,11 @@ pub trait Method: Send + Sync {
 
     /// Statistics that must have been gathered before.
     fn needs(&self) -> Needs;
+
+    /// Among which weights it compares unless told otherwise.
+    fn group(&self) -> Group {
+        Group::Row
+    }
 
     /// Work of its own for a weight of a matrix of `cols` columns, in multiply-adds of the calibration's products.
     fn cost(&self, _cols: usize) -> u64 {
@@ -83,14 +86,24 @@ impl<'a> Job<'a> {
         self.inputs.ok_or(Error::NoCalibration { method: method.name() })
     }
 
+    /// Products of the inputs; an error if there are none.
+    fn gram(&self, method: &dyn Method) -> Result<&'a Gram, Error> {
+        self.inputs(method)?.gram.as_ref().ok_or(Error::NoCalibration { method: method.name() })
+    }
+
+    /// Among which weights `method` compares.
+    fn group(&self, method: &dyn Method) -> Group {
+        self.group.unwrap_or(method.group())
+    }
+
     /// For inputs whose products are no matrix that can be factored.
     fn not_definite(&self) -> Error {
         Error::NotDefinite { tensor: self.tensor.to_owned() }
     }
 
     /// The mask that keeps the highest of `scores`.
-    fn select(&self, scores: &[f32]) -> Result<Mask, Error> {
-        self.pattern.select(self.group.unwrap_or(Group::Row), self.tensor, scores, self.shape)
+    fn select(&self, method: &dyn Method, scores: &[f32]) -> Result<Mask, Error> {
+        self.pattern.select(self.group(method), self.tensor, scores, self.shape)
     }
 }
 

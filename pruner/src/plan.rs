@@ -196,15 +196,17 @@ fn peak_bytes(c: &Config, options: &PruneOptions, sizes: &[Size], (nsamples, seq
     let inside = || sizes.iter().filter(|s| s.in_layer);
     let layer = inside().map(weights).sum::<u64>() / c.n_layers as u64 * 4;
     let matrix = inside().map(|s| weights(s) * (4 + 4 + 4 + 4 + 1) + 2 * s.bytes).max().unwrap_or(0);
-    let observing = stream::byte_len(c, nsamples, seqlen, options.threads.clamp(1, nsamples.max(1)));
+    let threads = options.threads.clamp(1, nsamples.max(1));
+    let observing = stream::byte_len(c, nsamples, seqlen, threads);
     let running = if nsamples > 0 { observing + layer } else { 0 };
     let table = sizes.iter().filter(|s| !s.in_layer).map(|s| 3 * s.bytes).max().unwrap_or(0);
-    let solving = if options.needs() == Needs::Gram { solving_bytes(c, inside()) } else { 0 };
+    let seen = stream::seen_bytes(c, nsamples, seqlen, threads);
+    let solving = if options.needs() == Needs::Gram { seen + solving_bytes(c, inside()) } else { 0 };
     (running + matrix + solving).max(table)
 }
 
 /// What methods with products of inputs need besides: two Gram matrices, a damped one and its factor, two more while that
-/// is made or a system solved, and six copies of the weights, all f32; and inputs of the windows that are summed at a time.
+/// is made or a system solved, and six copies of the weights, all f32.
 fn solving_bytes<'a>(c: &Config, sizes: impl Iterator<Item = &'a Size>) -> u64 {
     let widest = c.hidden_dim.max(c.dim).max(c.q_dim()) as u64;
     let weights = sizes.map(|s| s.shape.0 as u64 * s.shape.1 as u64).max().unwrap_or(0);

@@ -53,14 +53,7 @@ fn add_scaled(to: &mut [f32], from: &[f32], factors: &[f32], d: usize) {
 }
 
 fn project(rows: &mut [f32], mask: &Mask, d: usize) {
-    rows.par_chunks_mut(d).enumerate().for_each(|(r, row)| {
-        let bits = mask.row(r);
-        for (col, x) in row.iter_mut().enumerate() {
-            if bits[col / 8] >> (col % 8) & 1 == 0 {
-                *x = 0.0;
-            }
-        }
-    });
+    rows.par_chunks_mut(d).enumerate().for_each(|(r, row)| mask.clear(r, row));
 }
 
 fn preconditioned(rows: &[f32], inverse: &[f32], d: usize) -> Vec<f32> {

@@ -209,7 +209,6 @@ impl RowBlock<'_> {
 mod tests {
     use super::*;
     use crate::linalg::noise;
-    use crate::method::damped;
     use crate::refit::refit;
     use crate::statistics::Gram;
 
@@ -244,7 +243,7 @@ mod tests {
     #[test]
     fn compensated_rounding_loses_less_in_every_encoding() {
         let (gram, dense) = (gram(), noise(ROWS * COLS, 6));
-        let damped = damped(&gram, 0.01);
+        let damped = gram.damped(0.01);
         let factor = linalg::inverse_factor(&damped, COLS).unwrap();
         for encoding in Encoding::ALL.into_iter().filter(|e| e.is_integer()) {
             let mask = mask(encoding);
@@ -272,7 +271,7 @@ mod tests {
     #[test]
     fn a_refit_is_the_least_squares_solution_of_its_mask() {
         let (gram, dense) = (gram(), noise(2 * COLS, 6));
-        let damped = damped(&gram, 0.01);
+        let damped = gram.damped(0.01);
         let mask = Mask::from_fn(2, COLS, |r, c| (c * 7 + r) % 3 == 0);
         let mut found = kept(&dense, &mask);
         refit(&mut found, &dense, &mask, &damped, COLS);

@@ -11,11 +11,15 @@ use runtime::{Engine, EngineOptions, KvCache, KvType, Layer, Precision, Workspac
 use spm::{Checkpoint, Config};
 
 use crate::error::Error;
+use crate::linalg::zeroed;
 use crate::method::Needs;
 use crate::statistics::{ColumnNorms, Gram, Inputs};
 
 /// Tokens that go through a product together: enough to share an expanded weight, few enough to stay in cache.
 const CHUNK: usize = 64;
+
+/// Windows that a thread takes at a time.
+const SHARE: usize = 2;
 
 /// One window of so many is held out.
 const HELD_OUT: usize = 10;
@@ -187,7 +191,7 @@ impl Stream {
         )?;
         gram.finish();
         held_out.iter_mut().for_each(Gram::finish);
-        Ok(Inputs { norms, gram: Some(gram), held_out })
+        Ok(Inputs::new(norms, Some(gram), held_out))
     }
 
     /// The stream's threads.
@@ -212,10 +216,9 @@ impl Stream {
         tick: &mut dyn FnMut(usize) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let Stream { engine, pool, windows, workers } = self;
-        let share = 2;
-        for batch in windows.chunks_mut(share * workers.len()) {
+        for batch in windows.chunks_mut(SHARE * workers.len()) {
             let results: Vec<Vec<R>> = pool.install(|| {
-                let shares = batch.par_chunks_mut(share).zip(workers.par_iter_mut());
+                let shares = batch.par_chunks_mut(SHARE).zip(workers.par_iter_mut());
                 shares.map(|(windows, worker)| windows.iter_mut().map(|w| work(engine, worker, w)).collect()).collect()
             });
             results.into_iter().flatten().for_each(&mut collect);
@@ -332,16 +335,15 @@ pub(crate) fn byte_len(c: &Config, nsamples: usize, seqlen: usize, threads: usiz
     kept + wide + (cache + chunk) * threads as u64
 }
 
+/// Bytes of the inputs of the windows whose products are summed at a time.
+pub(crate) fn seen_bytes(c: &Config, nsamples: usize, seqlen: usize, threads: usize) -> u64 {
+    let widest = c.hidden_dim.max(c.dim).max(c.q_dim());
+    (nsamples.min(SHARE * threads) * seqlen * widest * 4) as u64
+}
+
 /// How many of `nsamples` windows keep the inputs of the down projection.
 pub(crate) fn kept_windows(c: &Config, nsamples: usize, seqlen: usize) -> usize {
     nsamples.min(KEPT_WIDE / (seqlen.max(1) * c.hidden_dim * 4))
-}
-
-fn zeroed(what: &'static str, len: usize) -> Result<Vec<f32>, Error> {
-    let mut all = Vec::new();
-    all.try_reserve_exact(len).map_err(|_| Error::OutOfMemory { what, bytes: len.saturating_mul(4) })?;
-    all.resize(len, 0.0);
-    Ok(all)
 }
 
 #[cfg(test)]

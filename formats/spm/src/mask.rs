@@ -66,6 +66,17 @@ impl Mask {
         &mut self.bits[row * n..(row + 1) * n]
     }
 
+    /// Zeros those of `values`, one a column, that `row` does not keep.
+    pub fn clear(&self, row: usize, values: &mut [f32]) {
+        assert_eq!(values.len(), self.cols, "columns");
+        let bits = self.row(row);
+        for (col, value) in values.iter_mut().enumerate() {
+            if bits[col / 8] >> (col % 8) & 1 == 0 {
+                *value = 0.0;
+            }
+        }
+    }
+
     /// All rows one after another.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bits

@@ -35,14 +35,17 @@ impl Method for Admm {
         Needs::Gram
     }
 
+    fn group(&self) -> Group {
+        Group::Matrix
+    }
+
     /// Two triangular solves an iteration and damping.
     fn cost(&self, cols: usize) -> u64 {
         (DAMPS.len() * ITERATIONS * cols) as u64
     }
 
     fn prune(&self, job: &mut Job<'_>) -> Result<Mask, Error> {
-        let inputs = job.inputs(self)?;
-        let gram = inputs.gram.as_ref().ok_or(Error::NoCalibration { method: self.name() })?;
+        let (inputs, gram) = (job.inputs(self)?, job.gram(self)?);
         let scaled = Scaled::new(gram, job.weights);
         let Some(held_out) = &inputs.held_out else {
             let (weights, mask) = scaled.solve(job, damp_of(gram))?;
@@ -70,11 +73,9 @@ fn damp_of(gram: &Gram) -> f32 {
 
 fn wandas(job: &mut Job<'_>) -> Result<(Vec<f32>, Mask), Error> {
     let mask = wanda::Wanda.prune(job)?;
-    let kept = job.weights.chunks_exact(job.shape.1).enumerate().flat_map(|(row, weights)| {
-        let mask = &mask;
-        weights.iter().enumerate().map(move |(col, w)| if mask.is_kept(row, col) { *w } else { 0.0 })
-    });
-    Ok((kept.collect(), mask))
+    let mut weights = job.weights.to_vec();
+    clear(&mask, &mut weights);
+    Ok((weights, mask))
 }
 
 /// The problem with input features scaled to norm one.
@@ -111,7 +112,7 @@ impl Scaled {
         (0..d).for_each(|j| system[j * d + j] += 1.0);
         let factor = Cholesky::new(system, d).ok_or_else(|| job.not_definite())?;
 
-        let mut mask = Mask::from_fn(job.shape.0, d, |_, _| true);
+        let mut mask = Mask::all(job.shape.0, d);
         let mut x = self.weights.clone();
         let mut z = vec![0.0; x.len()];
         let mut u = vec![0.0; x.len()];
@@ -119,9 +120,11 @@ impl Scaled {
             // The sum of X and U is where Z comes from, and U is what is left of it.
             x.par_iter_mut().zip(&u).for_each(|(x, u)| *x += u);
             if iteration < MASKED {
-                mask = select(job, &x, rising(job.pattern, iteration))?;
+                let sizes: Vec<f32> = x.par_iter().map(|x| x.abs()).collect();
+                mask = rising(job.pattern, iteration).select(job.group(&Admm), job.tensor, &sizes, job.shape)?;
             }
-            keep(&mask, d, &x, &mut z);
+            z.copy_from_slice(&x);
+            clear(&mask, &mut z);
             u.par_iter_mut().zip(&x).zip(&z).for_each(|((u, x), z)| *u = x - z);
             if iteration + 1 < ITERATIONS {
                 let terms = target.par_iter().zip(&z).zip(&u);
@@ -145,16 +148,7 @@ fn rising(pattern: Pattern, iteration: usize) -> Pattern {
     }
 }
 
-fn select(job: &Job<'_>, x: &[f32], pattern: Pattern) -> Result<Mask, Error> {
-    let sizes: Vec<f32> = x.par_iter().map(|x| x.abs()).collect();
-    pattern.select(job.group.unwrap_or(Group::Matrix), job.tensor, &sizes, job.shape)
-}
-
-fn keep(mask: &Mask, cols: usize, from: &[f32], to: &mut [f32]) {
-    from.par_chunks(cols).zip(to.par_chunks_mut(cols)).enumerate().for_each(|(row, (from, to))| {
-        let bits = mask.row(row);
-        for (col, (from, to)) in from.iter().zip(to).enumerate() {
-            *to = if bits[col / 8] >> (col % 8) & 1 == 1 { *from } else { 0.0 };
-        }
-    });
+/// Zeros where nothing is kept.
+fn clear(mask: &Mask, weights: &mut [f32]) {
+    weights.par_chunks_mut(mask.cols()).enumerate().for_each(|(row, weights)| mask.clear(row, weights));
 }

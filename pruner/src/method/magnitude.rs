@@ -18,6 +18,6 @@ impl Method for Magnitude {
 
     fn prune(&self, job: &mut Job<'_>) -> Result<Mask, Error> {
         let scores: Vec<f32> = job.weights.iter().map(|w| w.abs()).collect();
-        job.select(&scores)
+        job.select(self, &scores)
     }
 }

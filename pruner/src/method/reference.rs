@@ -23,7 +23,7 @@ fn inputs() -> Inputs {
     norms.add(&x);
     gram.add(&x);
     gram.finish();
-    Inputs { norms, gram: Some(gram), held_out: None }
+    Inputs::new(norms, Some(gram), None)
 }
 
 /// The weights that a method makes, zeros where it prunes.

@@ -33,6 +33,6 @@ impl Method for Ria {
                 ((share(of_row) + share(*of_column)) * f64::from(*root)) as f32
             }));
         }
-        job.select(&scores)
+        job.select(self, &scores)
     }
 }

@@ -8,14 +8,9 @@ use spm::Mask;
 use super::{Job, Method, Needs};
 use crate::compensate::{BLOCK, Fix, sweep};
 use crate::error::Error;
-use crate::linalg;
 use crate::pattern::{Group, Pattern};
-use crate::statistics::Gram;
 
 pub(super) struct SparseGpt;
-
-/// Of the mean of the diagonal.
-pub(crate) const DAMP: f64 = 0.01;
 
 impl Method for SparseGpt {
     fn name(&self) -> &'static str {
@@ -26,22 +21,25 @@ impl Method for SparseGpt {
         Needs::Gram
     }
 
+    fn group(&self) -> Group {
+        Group::Matrix
+    }
+
     fn cost(&self, cols: usize) -> u64 {
         cols as u64
     }
 
     fn prune(&self, job: &mut Job<'_>) -> Result<Mask, Error> {
-        let inputs = job.inputs(self)?;
-        let gram = inputs.gram.as_ref().ok_or(Error::NoCalibration { method: self.name() })?;
+        let (inputs, gram) = (job.inputs(self)?, job.gram(self)?);
         let (rows, d) = job.shape;
-        let u = linalg::inverse_factor(&damped(gram, DAMP), d).ok_or_else(|| job.not_definite())?;
+        let u = inputs.factor().ok_or_else(|| job.not_definite())?;
         for row in job.weights.chunks_exact_mut(d) {
             row.iter_mut().zip(gram.diagonal()).for_each(|(w, g)| *w = if *g > 0.0 { *w } else { 0.0 });
         }
         let diagonal: Vec<f32> = (0..d).map(|j| u[j * d + j]).collect();
-        let mut prune =
-            Prune { job_rows: rows, pattern: job.pattern, group: job.group, diagonal, kept: vec![true; rows * d], d };
-        sweep(job.weights, d, &u, &mut prune);
+        let group = job.group(self);
+        let mut prune = Prune { rows, pattern: job.pattern, group, diagonal, kept: vec![true; rows * d], d };
+        sweep(job.weights, d, u, &mut prune);
         let kept = |row: usize, col: usize| match job.pattern {
             // Chosen row by row while sweeping: what is left of a weight tells.
             Pattern::KeepNofM { .. } => job.weights[row * d + col] != 0.0,
@@ -51,21 +49,10 @@ impl Method for SparseGpt {
     }
 }
 
-/// `G` and `damp` of the mean of its diagonal; 1 where a feature never is anything.
-pub(crate) fn damped(gram: &Gram, damp: f64) -> Vec<f32> {
-    let d = gram.cols();
-    let mean = gram.diagonal().iter().sum::<f64>() / d as f64;
-    let mut h = gram.products().to_vec();
-    for (j, g) in gram.diagonal().iter().enumerate() {
-        h[j * d + j] = if *g > 0.0 { (g + damp * mean) as f32 } else { mean.max(1.0) as f32 };
-    }
-    h
-}
-
 struct Prune {
-    job_rows: usize,
+    rows: usize,
     pattern: Pattern,
-    group: Option<Group>,
+    group: Group,
     /// `U_jj`.
     diagonal: Vec<f32>,
     kept: Vec<bool>,
@@ -81,10 +68,9 @@ impl Prune {
 impl Fix for Prune {
     fn begin(&mut self, first: usize, weights: &[f32]) {
         let Pattern::Unstructured { .. } = self.pattern else { return };
-        let width = weights.len() / self.job_rows;
+        let width = weights.len() / self.rows;
         let scores: Vec<f32> = weights.iter().enumerate().map(|(at, w)| self.score(first + at % width, *w)).collect();
-        let group = self.group.unwrap_or(Group::Matrix);
-        for (at, kept) in self.pattern.keep(group, &scores, width).into_iter().enumerate() {
+        for (at, kept) in self.pattern.keep(self.group, &scores, width).into_iter().enumerate() {
             self.kept[at / width * self.d + first + at % width] = kept;
         }
     }

@@ -24,6 +24,6 @@ impl Method for Wanda {
         let norms = job.norms(self)?;
         let rows = job.weights.chunks_exact(norms.len());
         let scores: Vec<f32> = rows.flat_map(|row| row.iter().zip(&norms).map(|(w, n)| w.abs() * n)).collect();
-        job.select(&scores)
+        job.select(self, &scores)
     }
 }

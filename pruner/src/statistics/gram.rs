@@ -75,6 +75,17 @@ impl Gram {
         linalg::mirror(&mut self.products, d);
     }
 
+    /// The products, `damp` of the mean of the diagonal added to it; 1 where a feature never is anything.
+    pub(crate) fn damped(&self, damp: f64) -> Vec<f32> {
+        let d = self.d;
+        let mean = self.diagonal.iter().sum::<f64>() / d as f64;
+        let mut h = self.products.clone();
+        for (j, g) in self.diagonal.iter().enumerate() {
+            h[j * d + j] = if *g > 0.0 { (g + damp * mean) as f32 } else { mean.max(1.0) as f32 };
+        }
+        h
+    }
+
     /// `||X w||^2` of every row `w` of `rows` (`o x d`), summed.
     pub fn energy(&self, rows: &[f32]) -> f64 {
         let mut products = vec![0.0; rows.len()];
