@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use pruner::calibration::Joints;
+use pruner::method::Needs;
 use pruner::{
     Calibration, CalibrationOptions, Group, Language, Pattern, Plan, Progress, PruneOptions, Report, RoundingKind,
     ValueType,
@@ -151,10 +152,12 @@ impl Cli {
             return Ok(None);
         }
         if self.calib.is_empty() {
-            return Err(Failure::Usage(format!(
-                "--method {} needs calibration text: give --calib FILE or FOLDER",
-                self.method
-            )));
+            let asking = match options.method.needs() {
+                Needs::Nothing if self.refit => "--refit",
+                Needs::Nothing => "--rounding compensated",
+                _ => &format!("--method {}", self.method),
+            };
+            return Err(Failure::Usage(format!("{asking} needs calibration text: give --calib FILE or FOLDER")));
         }
         let vocabulary = source.vocabulary().ok_or(runtime::Error::NoVocabulary);
         let tokenizer = vocabulary.and_then(Tokenizer::new).map_err(|e| cli::name_file(e.into(), &self.source))?;
