@@ -9,8 +9,9 @@ use std::ops::ControlFlow;
 use rayon::ThreadPool;
 use runtime::Layer;
 use spm::encode::{RowEncoder, encode};
-use spm::{CHUNK, Checkpoint, Config, Encoding, Mask, Matrix, row_bytes};
+use spm::{Checkpoint, Config, Encoding, Mask, Matrix, row_bytes};
 
+use crate::allocation::{Allocation, Treatment, ValueType};
 use crate::error::Error;
 use crate::method::{Job, Method, Needs, by_name};
 use crate::pattern::{Group, Pattern};
@@ -41,21 +42,10 @@ pub struct PruneOptions {
     pub values: ValueType,
     /// How the embedding and the output head are stored; they are never pruned.
     pub head: ValueType,
+    /// What is treated otherwise.
+    pub allocation: Allocation,
     /// Threads; 0 counts as 1.
     pub threads: usize,
-}
-
-/// How a weight is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ValueType {
-    /// IEEE half.
-    F16,
-    /// 8 bits, a scale for every 32 columns.
-    Q8,
-    /// 5 bits, a scale for every 32 columns; only for what is not pruned.
-    Q5,
-    /// 4 bits, a scale for every 32 columns.
-    Q4,
 }
 
 /// How weights become the codes that are stored.
@@ -98,6 +88,7 @@ impl Default for PruneOptions {
             ignore: Vec::new(),
             values: ValueType::F16,
             head: ValueType::Q8,
+            allocation: Allocation::default(),
             threads: 1,
         }
     }
@@ -106,15 +97,39 @@ impl Default for PruneOptions {
 impl PruneOptions {
     /// Refuses options that make no sense for a model of this shape.
     pub fn check(&self, config: &Config) -> Result<(), Error> {
-        self.pattern.checked()?;
-        if !self.pattern.is_dense() {
-            self.values.sparse(self.pattern, config.dim)?;
+        self.everywhere().check(config.dim)?;
+        let matrices: Vec<(String, usize)> = layer_matrices(config).map(|(name, (_, cols))| (name, cols)).collect();
+        matrices.iter().try_for_each(|(name, cols)| self.treatment(name).check(*cols))?;
+        let tables: Vec<String> =
+            outside_layers(config).filter(|(_, rows, _)| *rows > 1).map(|(name, ..)| name).collect();
+        let other_matrix = self.allocation.matrices.keys().find(|name| !matrices.iter().any(|(n, _)| n == *name));
+        let other_table = self.allocation.tables.keys().find(|name| !tables.contains(name));
+        if let Some(name) = other_matrix.or(other_table) {
+            return Err(Error::option("tensor to treat otherwise", name, "a matrix of this model"));
         }
-        let names: Vec<String> = layer_matrices(config).map(|(name, _)| name).collect();
-        match self.ignore.iter().find(|p| !names.iter().any(|name| name.contains(p.as_str()))) {
+        match self.ignore.iter().find(|p| !matrices.iter().any(|(name, _)| name.contains(p.as_str()))) {
             Some(pattern) => Err(Error::NothingIgnored { pattern: pattern.clone() }),
             None => Ok(()),
         }
+    }
+
+    /// What becomes of the matrices that nothing else is said of.
+    fn everywhere(&self) -> Treatment {
+        Treatment { pattern: self.pattern, values: self.values }
+    }
+
+    /// What becomes of matrix `tensor`.
+    pub fn treatment(&self, tensor: &str) -> Treatment {
+        match self.allocation.matrices.get(tensor) {
+            _ if self.ignore.iter().any(|p| tensor.contains(p.as_str())) => Treatment::dense(self.values),
+            Some(treatment) => *treatment,
+            None => self.everywhere(),
+        }
+    }
+
+    /// How `table`, the embedding or the head, is stored.
+    pub fn table_values(&self, table: &str) -> ValueType {
+        self.allocation.tables.get(table).copied().unwrap_or(self.head)
     }
 
     /// Whether calibration windows will be looked at.
@@ -124,29 +139,36 @@ impl PruneOptions {
 
     /// Statistics that will be gathered.
     pub(crate) fn needs(&self) -> Needs {
-        match self.pattern.is_dense() {
-            true if self.compensates() => Needs::Gram,
+        let others = self.allocation.matrices.values().map(|t| self.needs_of(*t));
+        others.fold(self.needs_of(self.everywhere()), Needs::max)
+    }
+
+    /// Statistics that a matrix needs.
+    fn needs_of(&self, treatment: Treatment) -> Needs {
+        match treatment.pattern.is_dense() {
+            true if self.compensates(treatment) => Needs::Gram,
             true => Needs::Nothing,
-            false if self.compensates() || self.refit => Needs::Gram,
+            false if self.compensates(treatment) || self.refit => Needs::Gram,
             false => self.method.needs(),
         }
     }
 
     /// Whether rounding is compensated.
-    fn compensates(&self) -> bool {
+    fn compensates(&self, treatment: Treatment) -> bool {
         match self.rounding {
-            RoundingKind::Auto => self.method.needs() == Needs::Gram && self.values != ValueType::F16,
+            RoundingKind::Auto => self.method.needs() == Needs::Gram && treatment.values != ValueType::F16,
             RoundingKind::Nearest => false,
-            RoundingKind::Compensated => self.values != ValueType::F16,
+            RoundingKind::Compensated => treatment.values != ValueType::F16,
         }
     }
 
-    /// Work of a weight of a matrix of `cols` columns: scoring, selecting, encoding, reading back, and what the method and
-    /// compensated rounding add, which is one sweep and four rounds of descent.
-    pub(crate) fn cost(&self, cols: usize) -> u64 {
-        let method = if self.pattern.is_dense() { 0 } else { self.method.cost(cols) };
-        let rounding = if self.compensates() { 5 * cols as u64 } else { 0 };
-        let refit = if self.refit { 30 * cols as u64 } else { 0 };
+    /// Work of a weight of matrix `tensor` of `cols` columns: scoring, selecting, encoding, reading back, and what the method
+    /// and compensated rounding add, which is one sweep and four rounds of descent.
+    pub(crate) fn cost(&self, tensor: &str, cols: usize) -> u64 {
+        let treatment = self.treatment(tensor);
+        let method = if treatment.pattern.is_dense() { 0 } else { self.method.cost(cols) };
+        let rounding = if self.compensates(treatment) { 5 * cols as u64 } else { 0 };
+        let refit = if self.refit && !treatment.pattern.is_dense() { 30 * cols as u64 } else { 0 };
         plan::PRUNE_COST + method + rounding + refit
     }
 
@@ -155,60 +177,10 @@ impl PruneOptions {
         self.group.unwrap_or(self.method.group())
     }
 
-    /// Whether `tensor` stays dense.
-    pub fn keeps_whole(&self, tensor: &str) -> bool {
-        self.pattern.is_dense() || self.ignore.iter().any(|p| tensor.contains(p.as_str()))
-    }
-
     /// Takes the method by its name.
     pub fn with_method(mut self, name: &str) -> Result<Self, Error> {
         self.method = by_name(name)?;
         Ok(self)
-    }
-}
-
-impl ValueType {
-    /// The encoding of a matrix that is not pruned.
-    pub fn dense(self) -> Encoding {
-        match self {
-            ValueType::F16 => Encoding::F16,
-            ValueType::Q8 => Encoding::Q8,
-            ValueType::Q5 => Encoding::Q5,
-            ValueType::Q4 => Encoding::Q4,
-        }
-    }
-
-    /// The encoding of a matrix of `cols` columns that is pruned in `pattern`: 2:4 has its own, others are masks.
-    pub fn sparse(self, pattern: Pattern, cols: usize) -> Result<Encoding, Error> {
-        let is_2_of_4 = pattern == Pattern::KeepNofM { n: 2, m: 4 } && cols.is_multiple_of(CHUNK);
-        let (q8, q4) = match is_2_of_4 {
-            true => (Encoding::Q8Keep2Of4, Encoding::Q4Keep2Of4),
-            false => (Encoding::SparseQ8, Encoding::SparseQ4),
-        };
-        match self {
-            ValueType::F16 => Ok(Encoding::SparseF16),
-            ValueType::Q8 => Ok(q8),
-            ValueType::Q4 => Ok(q4),
-            ValueType::Q5 => Err(Error::option(
-                "type of pruned values",
-                "q5",
-                "`f16`, `q8` or `q4`; q5 is for the embedding, the head, and layers that stay dense",
-            )),
-        }
-    }
-}
-
-impl std::str::FromStr for ValueType {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        match text {
-            "f16" => Ok(ValueType::F16),
-            "q8" => Ok(ValueType::Q8),
-            "q5" => Ok(ValueType::Q5),
-            "q4" => Ok(ValueType::Q4),
-            _ => Err(Error::option("value type", text, "`f16`, `q8`, `q5` or `q4`")),
-        }
     }
 }
 
@@ -222,12 +194,6 @@ impl std::str::FromStr for RoundingKind {
             "compensated" => Ok(RoundingKind::Compensated),
             _ => Err(Error::option("rounding", text, "`auto`, `nearest` or `compensated`")),
         }
-    }
-}
-
-impl std::fmt::Display for ValueType {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.dense().name())
     }
 }
 
@@ -342,9 +308,9 @@ impl Run<'_> {
             total: dense.len() as u64,
             bytes: stored.byte_len() as u64,
             relative_error,
-            name,
+            name: name.clone(),
         });
-        self.meter.tick(site.name(), self.options.cost(shape.1) * dense.len() as u64)?;
+        self.meter.tick(site.name(), self.options.cost(&name, shape.1) * dense.len() as u64)?;
         Ok(stored)
     }
 
@@ -369,7 +335,7 @@ impl Run<'_> {
     /// Encodes row by row: embeddings are the largest tensors, and need never be expanded as a whole.
     fn store_table(&mut self, name: &str, (rows, cols): (usize, usize)) -> Result<(), Error> {
         let shape_error = |source| Error::Shape { tensor: name.to_owned(), source };
-        let encoding = self.options.head.dense();
+        let encoding = self.options.table_values(name).dense();
         let mut encoder = RowEncoder::new(encoding, rows, cols).map_err(shape_error)?;
         let everything = vec![0xFF; row_bytes(cols)];
         let mut row = vec![0.0; cols];
@@ -400,24 +366,6 @@ impl Run<'_> {
     }
 }
 
-/// Stores `pruned`, which is to do what `dense` does.
-fn round(
-    options: &PruneOptions,
-    name: &str,
-    encoding: Encoding,
-    shape: (usize, usize),
-    (dense, pruned): (&[f32], &[f32]),
-    mask: &Mask,
-    inputs: Option<&Inputs>,
-) -> Result<Matrix, Error> {
-    let compensating = inputs.filter(|_| options.compensates() && encoding.is_integer());
-    let Some((gram, factor)) = compensating.and_then(|inputs| inputs.damped().zip(inputs.factor())) else {
-        return store(name, encoding, shape, pruned, Some(mask));
-    };
-    let rounding = Rounding { encoding, shape, dense, pruned, mask, gram, factor };
-    rounding.round().map_err(|source| Error::Shape { tensor: name.to_owned(), source })
-}
-
 /// What is stored of a matrix, and how far that is from it.
 fn outcome(
     options: &PruneOptions,
@@ -426,8 +374,10 @@ fn outcome(
     dense: &[f32],
     inputs: Option<&Inputs>,
 ) -> Result<(Matrix, f64), Error> {
-    let stored = if options.keeps_whole(name) {
-        round(options, name, options.values.dense(), shape, (dense, dense), &Mask::all(shape.0, shape.1), inputs)?
+    let treatment = options.treatment(name);
+    let stored = if treatment.pattern.is_dense() {
+        let everything = Mask::all(shape.0, shape.1);
+        round(options, name, treatment, shape, (dense, dense), &everything, inputs)?
     } else {
         let mut weights = dense.to_vec();
         let job = &mut Job {
@@ -435,7 +385,7 @@ fn outcome(
             shape,
             weights: &mut weights,
             inputs,
-            pattern: options.pattern,
+            pattern: treatment.pattern,
             group: options.group,
         };
         let mask = options.method.prune(job)?;
@@ -443,15 +393,31 @@ fn outcome(
         if let (true, Some(gram)) = (options.refit, inputs.and_then(Inputs::damped)) {
             refit(&mut weights, dense, &mask, gram, shape.1);
         }
-        let everything = mask.kept() == dense.len() as u64;
-        let encoding = match everything {
-            true => options.values.dense(),
-            false => options.values.sparse(options.pattern, shape.1)?,
-        };
-        round(options, name, encoding, shape, (dense, &weights), &mask, inputs)?
+        let nothing_went = mask.kept() == dense.len() as u64;
+        let treatment = if nothing_went { Treatment::dense(treatment.values) } else { treatment };
+        round(options, name, treatment, shape, (dense, &weights), &mask, inputs)?
     };
     let relative_error = compare(name, dense, &stored, inputs)?;
     Ok((stored, relative_error))
+}
+
+/// Stores `pruned`, which is to do what `dense` does.
+fn round(
+    options: &PruneOptions,
+    name: &str,
+    treatment: Treatment,
+    shape: (usize, usize),
+    (dense, pruned): (&[f32], &[f32]),
+    mask: &Mask,
+    inputs: Option<&Inputs>,
+) -> Result<Matrix, Error> {
+    let encoding = treatment.encoding(shape.1)?;
+    let compensating = inputs.filter(|_| options.compensates(treatment) && encoding.is_integer());
+    let Some((gram, factor)) = compensating.and_then(|inputs| inputs.damped().zip(inputs.factor())) else {
+        return store(name, encoding, shape, pruned, Some(mask));
+    };
+    let rounding = Rounding { encoding, shape, dense, pruned, mask, gram, factor };
+    rounding.round().map_err(|source| Error::Shape { tensor: name.to_owned(), source })
 }
 
 /// Counts the work and passes it on.

@@ -18,6 +18,7 @@
 //! This crate does not know file formats beyond [`spm::Checkpoint`] and [`Sink`], makes no tokens from text
 //! (the caller's tokenizer does), prints nothing and starts no threads but its own.
 
+mod allocation;
 pub mod calibration;
 mod compensate;
 mod driver;
@@ -35,8 +36,9 @@ mod sink;
 mod statistics;
 mod stream;
 
+pub use allocation::{Allocation, Treatment, ValueType};
 pub use calibration::{Calibration, CalibrationOptions, Language};
-pub use driver::{Progress, PruneOptions, RoundingKind, ValueType, prune};
+pub use driver::{Progress, PruneOptions, RoundingKind, prune};
 pub use error::Error;
 pub use method::Method;
 pub use pattern::{Group, Pattern};

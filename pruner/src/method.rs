@@ -41,7 +41,7 @@ pub trait Method: Send + Sync {
 }
 
 /// Statistics a method needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Needs {
     /// None: the model is not run at all.
     Nothing,

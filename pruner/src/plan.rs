@@ -110,7 +110,9 @@ impl Work {
             leave: dim * hidden + ffn_hidden * again / nsamples.max(1),
             tokens: nsamples.saturating_mul(seqlen),
             layers: c.n_layers as u64,
-            pruning: layer_matrices(c).map(|(_, (rows, cols))| (rows * cols) as u64 * options.cost(cols)).sum(),
+            pruning: layer_matrices(c)
+                .map(|(name, (rows, cols))| (rows * cols) as u64 * options.cost(&name, cols))
+                .sum(),
             outside: outside_layers(c)
                 .filter(|(_, rows, _)| *rows > 1)
                 .map(|(_, rows, cols)| rows as u64 * cols as u64)
@@ -150,13 +152,15 @@ fn sizes(config: &Config, options: &PruneOptions) -> Result<Vec<Size>, Error> {
     all.map(|(name, rows, cols)| {
         let in_layer = matrices.contains(&name);
         let encoding = match (in_layer, rows) {
-            (true, _) if options.keeps_whole(&name) => options.values.dense(),
-            (true, _) => options.values.sparse(options.pattern, cols)?,
+            (true, _) => options.treatment(&name).encoding(cols)?,
             (false, 1) => Encoding::F32,
-            (false, _) => options.head.dense(),
+            (false, _) => options.table_values(&name).dense(),
         };
         let has_starts = encoding.has_row_starts();
-        let kept = if has_starts { kept_bytes(encoding, options, rows, cols) } else { 0 };
+        let kept = match has_starts {
+            true => kept_bytes(encoding, options.treatment(&name).pattern, options.group_of_method(), (rows, cols)),
+            false => 0,
+        };
         let bytes = matrix::byte_len(encoding, rows, cols, kept).unwrap_or(usize::MAX) as u64;
         let start_bytes = if has_starts { 4 * (rows as u64 + 1) } else { 0 };
         Ok(Size { name, shape: (rows, cols), in_layer, encoding, bytes, start_bytes })
@@ -164,11 +168,11 @@ fn sizes(config: &Config, options: &PruneOptions) -> Result<Vec<Size>, Error> {
     .collect()
 }
 
-fn kept_bytes(encoding: Encoding, options: &PruneOptions, rows: usize, cols: usize) -> usize {
+fn kept_bytes(encoding: Encoding, pattern: Pattern, group: Group, (rows, cols): (usize, usize)) -> usize {
     let all = rows * cols;
-    let kept = match (options.pattern, options.group_of_method()) {
+    let kept = match (pattern, group) {
         (Pattern::Unstructured { sparsity }, Group::Matrix) => all - (all as f64 * sparsity) as usize,
-        _ => rows * (cols - options.pattern.pruned_of_row(cols)),
+        _ => rows * (cols - pattern.pruned_of_row(cols)),
     };
     match encoding {
         Encoding::SparseF16 => 2 * kept,

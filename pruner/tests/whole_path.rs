@@ -4,7 +4,10 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use pruner::{Error, Group, Pattern, Plan, Progress, PruneOptions, Report, RoundingKind, ValueType, plan, prune};
+use pruner::{
+    Allocation, Error, Group, Pattern, Plan, Progress, PruneOptions, Report, RoundingKind, Treatment, ValueType, plan,
+    prune,
+};
 use runtime::{EngineOptions, KvType, Model, Precision, Session, SessionOptions};
 use spm::synthetic::SyntheticModel;
 use spm::{
@@ -159,6 +162,36 @@ fn every_tensor_comes_once_in_its_encoding() {
         }
         assert_eq!(report.bytes, tensors.iter().map(|(_, m)| m.byte_len() as u64).sum::<u64>());
     }
+}
+
+#[test]
+fn an_allocation_holds_in_the_result_and_in_the_plan() {
+    let model = model();
+    let quarter = Treatment { pattern: Pattern::Unstructured { sparsity: 0.25 }, values: ValueType::Q8 };
+    let matrices = [("blk.0.attn_q.weight", Treatment::dense(ValueType::Q5)), ("blk.1.ffn_up.weight", quarter)];
+    let allocation = Allocation {
+        matrices: matrices.iter().map(|(name, treatment)| (name.to_string(), *treatment)).collect(),
+        tables: [("token_embd.weight".to_owned(), ValueType::Q4)].into(),
+    };
+    let options = PruneOptions { allocation: allocation.clone(), head: ValueType::F16, ..half(0.5) };
+    let (tensors, report) = run(&model, &options);
+    for (name, matrix) in tensors.iter().filter(|(_, m)| m.rows() > 1) {
+        let expected = match &name[..] {
+            "blk.0.attn_q.weight" => (Encoding::Q5, 1.0),
+            "blk.1.ffn_up.weight" => (Encoding::SparseQ8, 0.75),
+            "token_embd.weight" => (Encoding::Q4, 1.0),
+            _ if name.starts_with("blk.") => (Encoding::SparseF16, 0.5),
+            _ => (Encoding::F16, 1.0),
+        };
+        let kept = matrix.kept() as f64 / (matrix.rows() * matrix.cols()) as f64;
+        assert_eq!((matrix.encoding(), kept), expected, "{name}");
+    }
+    let plan = plan(&model, &options, 4, 32).unwrap();
+    assert_eq!(plan.tensor_bytes, report.bytes);
+
+    let unknown = Allocation { tables: [("blk.0.attn_q.weight".to_owned(), ValueType::Q4)].into(), ..allocation };
+    let message = failure(&model, &PruneOptions { allocation: unknown, ..half(0.5) }, &windows()).to_string();
+    assert!(message.contains("`blk.0.attn_q.weight`: expected a matrix of this model"), "{message}");
 }
 
 #[test]
