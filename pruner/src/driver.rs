@@ -332,31 +332,11 @@ impl Run<'_> {
         self.push(name, &stored)
     }
 
-    /// Encodes row by row: embeddings are the largest tensors, and need never be expanded as a whole.
     fn store_table(&mut self, name: &str, (rows, cols): (usize, usize)) -> Result<(), Error> {
-        let shape_error = |source| Error::Shape { tensor: name.to_owned(), source };
         let encoding = self.options.table_values(name).dense();
-        let mut encoder = RowEncoder::new(encoding, rows, cols).map_err(shape_error)?;
-        let everything = vec![0xFF; row_bytes(cols)];
-        let mut row = vec![0.0; cols];
-        for r in 0..rows {
-            self.source.read_rows(name, r, &mut row).ok_or_else(|| missing(name))?;
-            if let Some(col) = row.iter().position(|v| !v.is_finite()) {
-                return Err(not_finite(name, r, col, row[col]));
-            }
-            encoder.push(&row, &everything).map_err(shape_error)?;
-            if r % 1024 == 1023 {
-                self.meter.tick("embedding", plan::ENCODE_COST * 1024 * cols as u64)?;
-            }
-        }
-        let stored = encoder.finish().map_err(shape_error)?;
-        for r in 0..rows {
-            stored.read_row(r, &mut row);
-            if let Some(col) = row.iter().position(|v| !v.is_finite()) {
-                return Err(overflow(name, r, col, row[col], encoding));
-            }
-        }
-        self.meter.tick("embedding", plan::ENCODE_COST * (rows % 1024 * cols) as u64)?;
+        let meter = &mut self.meter;
+        let tick = &mut |rows| meter.tick("embedding", plan::ENCODE_COST * (rows * cols) as u64);
+        let stored = encode_table(self.source, name, (rows, cols), encoding, tick)?;
         self.push(name, &stored)
     }
 
@@ -366,8 +346,43 @@ impl Run<'_> {
     }
 }
 
+/// Encodes row by row: embeddings are the largest tensors, and need never be expanded as a whole. `tick` is called now and
+/// then with the number of rows done.
+pub(crate) fn encode_table(
+    source: &dyn Checkpoint,
+    name: &str,
+    (rows, cols): (usize, usize),
+    encoding: Encoding,
+    tick: &mut dyn FnMut(usize) -> Result<(), Error>,
+) -> Result<Matrix, Error> {
+    const STEP: usize = 1024;
+    let shape_error = |source| Error::Shape { tensor: name.to_owned(), source };
+    let mut encoder = RowEncoder::new(encoding, rows, cols).map_err(shape_error)?;
+    let everything = vec![0xFF; row_bytes(cols)];
+    let mut row = vec![0.0; cols];
+    for r in 0..rows {
+        source.read_rows(name, r, &mut row).ok_or_else(|| missing(name))?;
+        if let Some(col) = row.iter().position(|v| !v.is_finite()) {
+            return Err(not_finite(name, r, col, row[col]));
+        }
+        encoder.push(&row, &everything).map_err(shape_error)?;
+        if r % STEP == STEP - 1 {
+            tick(STEP)?;
+        }
+    }
+    let stored = encoder.finish().map_err(shape_error)?;
+    for r in 0..rows {
+        stored.read_row(r, &mut row);
+        if let Some(col) = row.iter().position(|v| !v.is_finite()) {
+            return Err(overflow(name, r, col, row[col], encoding));
+        }
+    }
+    tick(rows % STEP)?;
+    Ok(stored)
+}
+
 /// What is stored of a matrix, and how far that is from it.
-fn outcome(
+pub(crate) fn outcome(
     options: &PruneOptions,
     name: &str,
     shape: (usize, usize),
@@ -484,7 +499,7 @@ fn check_norms(layer: usize, site: Site, norms: &ColumnNorms) -> Result<(), Erro
     }
 }
 
-fn check_finite(name: &str, weights: &[f32], cols: usize) -> Result<(), Error> {
+pub(crate) fn check_finite(name: &str, weights: &[f32], cols: usize) -> Result<(), Error> {
     match weights.iter().position(|w| !w.is_finite()) {
         Some(i) => Err(not_finite(name, i / cols, i % cols, weights[i])),
         None => Ok(()),
@@ -495,7 +510,7 @@ fn expect(source: &dyn Checkpoint, name: &str) -> Result<(usize, usize), Error> 
     source.tensor(name).map(|t| (t.rows, t.cols)).ok_or_else(|| missing(name))
 }
 
-fn read_all(source: &dyn Checkpoint, name: &str) -> Result<Vec<f32>, Error> {
+pub(crate) fn read_all(source: &dyn Checkpoint, name: &str) -> Result<Vec<f32>, Error> {
     source.read_all(name).ok_or_else(|| missing(name))
 }
 

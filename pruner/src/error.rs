@@ -138,6 +138,14 @@ pub enum Error {
         /// How much.
         bytes: usize,
     },
+    /// No mix is as small as was asked for.
+    #[error("{limit} bytes are too few: the smallest mix takes {least}; ask for at least that")]
+    TooSmall {
+        /// What was asked for.
+        limit: u64,
+        /// The smallest there is.
+        least: u64,
+    },
     /// Threads could not be started.
     #[error("cannot start {threads} threads; ask for fewer")]
     Threads {

@@ -156,16 +156,19 @@ fn sizes(config: &Config, options: &PruneOptions) -> Result<Vec<Size>, Error> {
             (false, 1) => Encoding::F32,
             (false, _) => options.table_values(&name).dense(),
         };
-        let has_starts = encoding.has_row_starts();
-        let kept = match has_starts {
-            true => kept_bytes(encoding, options.treatment(&name).pattern, options.group_of_method(), (rows, cols)),
-            false => 0,
-        };
-        let bytes = matrix::byte_len(encoding, rows, cols, kept).unwrap_or(usize::MAX) as u64;
-        let start_bytes = if has_starts { 4 * (rows as u64 + 1) } else { 0 };
+        let pattern = options.treatment(&name).pattern;
+        let (bytes, start_bytes) = bytes_of(encoding, pattern, options.group_of_method(), (rows, cols));
         Ok(Size { name, shape: (rows, cols), in_layer, encoding, bytes, start_bytes })
     })
     .collect()
+}
+
+/// Bytes of a matrix and of its row starts.
+pub(crate) fn bytes_of(encoding: Encoding, pattern: Pattern, group: Group, (rows, cols): (usize, usize)) -> (u64, u64) {
+    let has_starts = encoding.has_row_starts();
+    let kept = if has_starts { kept_bytes(encoding, pattern, group, (rows, cols)) } else { 0 };
+    let bytes = matrix::byte_len(encoding, rows, cols, kept).unwrap_or(usize::MAX) as u64;
+    (bytes, if has_starts { 4 * (rows as u64 + 1) } else { 0 })
 }
 
 fn kept_bytes(encoding: Encoding, pattern: Pattern, group: Group, (rows, cols): (usize, usize)) -> usize {

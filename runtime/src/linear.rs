@@ -43,11 +43,10 @@ impl Linear {
     }
 
     /// Replaces the weights by others of the same shape.
-    pub(crate) fn set(&mut self, name: &str, weights: Matrix) -> Result<(), Error> {
+    pub(crate) fn replace(&mut self, name: &str, weights: Matrix) -> Result<Matrix, Error> {
         check_shape(name, (self.weights.rows(), self.weights.cols()), (weights.rows(), weights.cols()))?;
         self.ends = ends_of_shares(&weights, self.ends.len());
-        self.weights = weights;
-        Ok(())
+        Ok(std::mem::replace(&mut self.weights, weights))
     }
 
     pub(crate) fn weights(&self) -> &Matrix {

@@ -5,7 +5,7 @@ use spm::{Checkpoint, Config, Matrix};
 use crate::engine::{Engine, EngineOptions};
 use crate::error::Error;
 use crate::linear::{Linear, load_vector};
-use crate::transformer::Layer;
+use crate::transformer::{Layer, Workspace};
 
 /// All weights, checked against the shape once.
 pub struct Model {
@@ -47,17 +47,39 @@ impl Model {
         body + row + norms + self.head().weights().byte_len()
     }
 
-    pub(crate) fn embedding(&self) -> &Matrix {
+    /// Puts `weights` in the place of matrix `tensor`, named as in the file, and returns what was there.
+    pub fn replace(&mut self, tensor: &str, weights: Matrix) -> Result<Matrix, Error> {
+        let missing = || Error::MissingTensor { name: tensor.to_owned() };
+        match tensor {
+            "token_embd.weight" => self.embedding.replace(tensor, weights),
+            "output.weight" => self.head.as_mut().ok_or_else(missing)?.replace(tensor, weights),
+            _ => {
+                let place = tensor.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
+                let (index, short) = place.ok_or_else(missing)?;
+                let index = index.parse::<usize>().map_err(|_| missing())?;
+                self.layers.get_mut(index).ok_or_else(missing)?.replace(short, weights)
+            }
+        }
+    }
+
+    /// Logits of `hidden`, the residual streams (`n x dim`) after the last layer: `n x vocab_size`. `normed` is scratch,
+    /// as long as `hidden`.
+    pub fn logits(&self, ws: &mut Workspace, hidden: &[f32], normed: &mut [f32], logits: &mut [f32]) {
+        let c = self.config();
+        for (hidden, normed) in hidden.chunks_exact(c.dim).zip(normed.chunks_exact_mut(c.dim)) {
+            self.engine.kernels().rms_norm(hidden, &self.norm, c.norm_eps, normed);
+        }
+        ws.product(&self.engine, self.head(), normed, logits);
+    }
+
+    /// The embedding, `vocab_size x dim`.
+    pub fn embedding(&self) -> &Matrix {
         self.embedding.weights()
     }
 
     /// The decoder layers, in order.
     pub fn layers(&self) -> &[Layer] {
         &self.layers
-    }
-
-    pub(crate) fn norm(&self) -> &[f32] {
-        &self.norm
     }
 
     /// The output head: its own matrix, or the embedding again.

@@ -166,10 +166,7 @@ impl Session {
         let c = model.config();
         let n = logits.len() / c.vocab_size;
         let LayerIo { hidden, dim_wide, .. } = io;
-        let x = &mut dim_wide[..n * c.dim];
-        for (hidden, x) in hidden[first * c.dim..].chunks_exact(c.dim).zip(x.chunks_exact_mut(c.dim)) {
-            model.engine().kernels().rms_norm(hidden, model.norm(), c.norm_eps, x);
-        }
-        ws.product(model.engine(), model.head(), x, logits);
+        let hidden = &hidden[first * c.dim..][..n * c.dim];
+        model.logits(ws, hidden, &mut dim_wide[..n * c.dim], logits);
     }
 }

@@ -60,6 +60,11 @@ impl Layer {
 
     /// Replaces the weights of one projection, named as in the file (`ffn_gate.weight`).
     pub fn set(&mut self, tensor: &str, weights: Matrix) -> Result<(), Error> {
+        self.replace(tensor, weights).map(|_| ())
+    }
+
+    /// The same; returns what was there.
+    pub fn replace(&mut self, tensor: &str, weights: Matrix) -> Result<Matrix, Error> {
         let linear = match tensor {
             "attn_q.weight" => &mut self.q,
             "attn_k.weight" => &mut self.k,
@@ -70,7 +75,7 @@ impl Layer {
             "ffn_down.weight" => &mut self.down,
             _ => return Err(Error::MissingTensor { name: tensor.to_owned() }),
         };
-        linear.set(tensor, weights)
+        linear.replace(tensor, weights)
     }
 
     /// The projections' matrices, in the order they are used.

@@ -1,0 +1,99 @@
+//! OWL (Yin et al.: Outlier Weighed Layerwise Sparsity: A Missing Secret Sauce for Pruning LLMs to High Sparsity, 2024,
+//! section 3). `D_l` is the share of layer `l`'s weights whose score `|W_ij| ||X_j||_2` is above `M` times the layer's mean;
+//! the densities `2 lambda (D_l - min D) / (max D - min D)` are moved to the wanted mean. `M` = 5, `lambda` = 0.08.
+
+use std::ops::ControlFlow;
+
+use runtime::Layer;
+use spm::Checkpoint;
+
+use super::{MOST, by_layer, shared};
+use crate::allocation::Allocation;
+use crate::driver::{Progress, PruneOptions};
+use crate::error::Error;
+use crate::method::Needs;
+use crate::stream::{Site, Stream};
+
+const M: f64 = 5.0;
+const LAMBDA: f64 = 0.08;
+
+pub(super) fn allocate(
+    source: &dyn Checkpoint,
+    options: &PruneOptions,
+    windows: &[Vec<u32>],
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Allocation, Error> {
+    let sparsity = shared(options, "owl")?;
+    let layers = source.config().n_layers;
+    let mut stream = Stream::new(source, windows, options.threads)?;
+    let mut outliers = Vec::with_capacity(layers);
+    for index in 0..layers {
+        let layer = Layer::load(source, stream.engine(), index)?;
+        let mut scores = Scores::default();
+        for site in Site::ALL {
+            let inputs = stream.observe(&layer, site, Needs::ColumnNorms, &mut |_| Ok(()))?;
+            let norms = inputs.norms.norms();
+            for short in site.matrices() {
+                let name = format!("blk.{index}.{short}");
+                let weights = source.read_all(&name).ok_or(runtime::Error::MissingTensor { name })?;
+                scores.add(&weights, &norms);
+            }
+        }
+        stream.leave(&layer, &mut |_| Ok(()))?;
+        outliers.push(scores.outliers());
+        let done = Progress { layer: index, layers, step: "outliers", done: index as u64 + 1, total: layers as u64 };
+        if progress(done).is_break() {
+            return Err(Error::Interrupted);
+        }
+    }
+    Ok(by_layer(source.config(), options, &sparsities(&outliers, sparsity)))
+}
+
+/// The scores of a layer.
+#[derive(Default)]
+struct Scores(Vec<f32>);
+
+impl Scores {
+    fn add(&mut self, weights: &[f32], norms: &[f32]) {
+        let rows = weights.chunks_exact(norms.len());
+        self.0.extend(rows.flat_map(|row| row.iter().zip(norms).map(|(w, n)| w.abs() * n)));
+    }
+
+    /// The share above `M` times the mean.
+    fn outliers(&self) -> f64 {
+        let all = self.0.len() as f64;
+        let bound = (M * self.0.iter().map(|s| f64::from(*s)).sum::<f64>() / all) as f32;
+        self.0.iter().filter(|s| **s > bound).count() as f64 / all
+    }
+}
+
+fn sparsities(outliers: &[f64], sparsity: f64) -> Vec<f64> {
+    let min = outliers.iter().copied().fold(f64::INFINITY, f64::min);
+    let max = outliers.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let range = if max > min { max - min } else { 1.0 };
+    let densities: Vec<f64> = outliers.iter().map(|d| 2.0 * LAMBDA * (d - min) / range).collect();
+    let mean = densities.iter().sum::<f64>() / densities.len() as f64;
+    densities.iter().map(|d| (sparsity - (d - mean)).clamp(0.0, MOST)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outliers_are_counted_over_the_layer() {
+        let mut scores = Scores::default();
+        scores.add(&[1.0, -1.0, 1.0, 1.0], &[1.0, 2.0]);
+        scores.add(&[0.0, 100.0], &[1.0, 1.0]);
+        // 1, 2, 1, 2, 0 and 100: five times the mean is 88.3.
+        assert_eq!(scores.outliers(), 1.0 / 6.0);
+    }
+
+    #[test]
+    fn layers_with_outliers_lose_less() {
+        let found = sparsities(&[0.01, 0.03, 0.02], 0.6);
+        let expected = [0.68, 0.52, 0.60];
+        assert!(found.iter().zip(expected).all(|(f, e)| (f - e).abs() < 1e-12), "{found:?}");
+        assert_eq!(sparsities(&[0.01, 0.01], 0.5), [0.5, 0.5]);
+    }
+}
