@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::calibration::Skipped;
+use crate::calibration::{Domain, Skipped};
 
 /// Why a model could not be pruned.
 #[derive(Debug, thiserror::Error)]
@@ -30,22 +30,26 @@ pub enum Error {
     },
     /// Nothing to calibrate on, or not enough.
     #[error(
-        "calibration text gives {have} tokens from {documents} documents{skipped}; {nsamples} windows of {seqlen} \
-         need {need}: add text, or ask for at most {} windows", have / seqlen.max(&1)
+        "calibration text ({domain}) gives {have} tokens from {documents} documents{skipped}; {nsamples} windows of \
+         {seqlen} need {need}: {}", more_text(*fitting)
     )]
     TooFewTokens {
+        /// What the text was to be.
+        domain: Domain,
         /// Tokens found, separators included.
         have: usize,
         /// Tokens the windows hold.
         need: usize,
-        /// Windows asked for.
+        /// Windows asked for, of this domain.
         nsamples: usize,
         /// Tokens a window.
         seqlen: usize,
+        /// Windows of all domains that there is text for.
+        fitting: usize,
         /// Documents read.
         documents: usize,
         /// What was passed over.
-        skipped: Skipped,
+        skipped: Box<Skipped>,
     },
     /// The method needs statistics and there are no calibration windows.
     #[error("method `{method}` needs calibration text; give files or folders of it, or use `magnitude`")]
@@ -152,5 +156,12 @@ pub enum Error {
 impl Error {
     pub(crate) fn option(option: &'static str, value: &str, expected: impl Into<String>) -> Self {
         Error::Option { option, value: value.to_owned(), expected: expected.into() }
+    }
+}
+
+fn more_text(fitting: usize) -> String {
+    match fitting {
+        0 => "add text, or ask for shorter windows with --seqlen".to_owned(),
+        n => format!("add text, or ask for the {n} windows that it fills with --nsamples {n}"),
     }
 }

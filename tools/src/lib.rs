@@ -2,6 +2,7 @@
 //! environment or ends the process.
 
 pub mod bench;
+pub mod calibration;
 pub mod chat;
 pub mod cli;
 pub mod dump;

@@ -9,14 +9,11 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
-use pruner::calibration::Joints;
 use pruner::method::Needs;
-use pruner::{
-    Calibration, CalibrationOptions, Group, Language, Pattern, Plan, Progress, PruneOptions, Report, RoundingKind,
-    ValueType,
-};
+use pruner::{Calibration, Group, Pattern, Plan, Progress, PruneOptions, Report, RoundingKind, ValueType};
 use runtime::Tokenizer;
 use spm::{Checkpoint, Provenance, SpmWriter, WriterOptions};
+use tools::calibration::CalibrationArgs;
 use tools::open::AnyModel;
 use tools::process::{self, megabytes};
 use tools::{Failure, cli};
@@ -32,22 +29,8 @@ struct Cli {
     /// Where the sparse model goes
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// Calibration text: a file or folder, the user's own repository for example; may be given several times.
-    /// .jsonl files have a document in the `text` field of each line
-    #[arg(long, value_name = "PATH")]
-    calib: Vec<PathBuf>,
-    /// In folders, only files of this language: python, java, cpp, javascript
-    #[arg(long)]
-    lang: Option<Language>,
-    /// Calibration windows
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    nsamples: usize,
-    /// Tokens a window
-    #[arg(long, value_name = "N", default_value_t = 512)]
-    seqlen: usize,
-    /// Chooses the calibration documents
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    calibration: CalibrationArgs,
     /// Which weights go: wanda, admm, sparsegpt, ria, magnitude
     #[arg(long, default_value = "wanda")]
     method: String,
@@ -101,7 +84,7 @@ fn main_with(args: &Cli) -> Result<(), Failure> {
     let file = AnyModel::open(&args.source)?;
     let source = file.checkpoint();
     let options = args.prune_options()?;
-    let plan = pruner::plan(source, &options, args.nsamples, args.seqlen)?;
+    let plan = pruner::plan(source, &options, args.calibration.nsamples, args.calibration.seqlen)?;
     if args.dry_run {
         return print_plan(source, &options, args, &plan);
     }
@@ -119,7 +102,7 @@ fn main_with(args: &Cli) -> Result<(), Failure> {
     bar.finish_and_clear();
     let provenance = args.provenance(&sources, &options, calibration.as_ref())?;
     let bytes = writer.finish(source.config(), source.vocabulary(), &provenance)?;
-    print_result(args, &report, bytes, started.elapsed())
+    print_result(args, &report, calibration.as_ref(), bytes, started.elapsed())
 }
 
 impl Cli {
@@ -151,7 +134,7 @@ impl Cli {
         if !options.needs_calibration() {
             return Ok(None);
         }
-        if self.calib.is_empty() {
+        if self.calibration.calib.is_empty() {
             let asking = match options.method.needs() {
                 Needs::Nothing if self.refit => "--refit",
                 Needs::Nothing => "--rounding compensated",
@@ -161,18 +144,7 @@ impl Cli {
         }
         let vocabulary = source.vocabulary().ok_or(runtime::Error::NoVocabulary);
         let tokenizer = vocabulary.and_then(Tokenizer::new).map_err(|e| cli::name_file(e.into(), &self.source))?;
-        let options = CalibrationOptions {
-            sources: self.calib.clone(),
-            language: self.lang,
-            nsamples: self.nsamples,
-            seqlen: self.seqlen,
-            seed: self.seed,
-            joints: Joints {
-                window_start: tokenizer.bos().filter(|_| tokenizer.adds_bos()),
-                document_end: tokenizer.token_id("<|endoftext|>").or(tokenizer.eos()),
-            },
-        };
-        Ok(Some(Calibration::collect(&options, &|text| tokenizer.encode_plain(text))?))
+        Ok(Some(self.calibration.collect(&tokenizer)?))
     }
 
     fn provenance(
@@ -222,7 +194,13 @@ fn print_plan(source: &dyn Checkpoint, options: &PruneOptions, args: &Cli, plan:
     Ok(())
 }
 
-fn print_result(args: &Cli, report: &Report, bytes: u64, time: Duration) -> Result<(), Failure> {
+fn print_result(
+    args: &Cli,
+    report: &Report,
+    calibration: Option<&Calibration>,
+    bytes: u64,
+    time: Duration,
+) -> Result<(), Failure> {
     if args.report {
         let mut out = std::io::stdout().lock();
         writeln!(out, "tensor\tencoding\tkept\ttotal\tsparsity\trelative_error")?;
@@ -242,5 +220,12 @@ fn print_result(args: &Cli, report: &Report, bytes: u64, time: Duration) -> Resu
         report.total(),
         time.as_secs_f64()
     )?;
+    if let Some(c) = calibration {
+        let (tokens, documents, available) = (c.tokens(), c.documents(), c.available());
+        writeln!(err, "calibrated on {tokens} tokens from {documents} of {available} documents{}", c.skipped)?;
+        for warning in c.warnings() {
+            writeln!(err, "sparse-prune: warning: {warning}")?;
+        }
+    }
     Ok(())
 }
