@@ -4,6 +4,7 @@
 //! are those of the model that will run. (The published Wanda gathers all sites of a layer before it prunes
 //! the first; that costs a second pass and sees inputs that the sub-model never has.)
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use rayon::ThreadPool;
@@ -138,7 +139,7 @@ impl PruneOptions {
     }
 
     /// Statistics that will be gathered.
-    pub(crate) fn needs(&self) -> Needs {
+    pub fn needs(&self) -> Needs {
         let others = self.allocation.matrices.values().map(|t| self.needs_of(*t));
         others.fold(self.needs_of(self.everywhere()), Needs::max)
     }
@@ -175,6 +176,11 @@ impl PruneOptions {
     /// Among which weights the method compares.
     pub(crate) fn group_of_method(&self) -> Group {
         self.group.unwrap_or(self.method.group())
+    }
+
+    /// The matrices for which norms of inputs are needed, with their shapes.
+    pub fn matrices_with_norms(&self, config: &Config) -> impl Iterator<Item = (String, (usize, usize))> {
+        layer_matrices(config).filter(|(name, _)| self.needs_of(self.treatment(name)) == Needs::ColumnNorms)
     }
 
     /// Takes the method by its name.
@@ -216,15 +222,40 @@ pub fn prune(
     let windows = if observing { windows } else { &[] };
     check_windows(windows, options, observing, config)?;
 
-    let work = Work::new(config, options, windows);
-    let meter = Meter { progress, done: 0, total: work.total(), layer: config.n_layers, layers: config.n_layers };
-    let mut run = Run { source, options, sink, meter, work, report: Report::default() };
-    run.report.tokens = windows.iter().map(|w| w.len() as u64).sum();
+    let mut run = Run::new(source, options, windows, sink, progress);
     run.store_outside_layers()?;
     match observing {
         true => run.prune_observed(&mut Stream::new(source, windows, options.threads)?)?,
-        false => run.prune_unseen()?,
+        false => run.prune_unseen(&BTreeMap::new())?,
     }
+    Ok(run.report)
+}
+
+/// The same with norms that were measured elsewhere, by GGUF's name of each matrix that is pruned: the model is not run. An
+/// error if a norm is missing, or if more than norms are needed.
+pub fn prune_with_norms(
+    source: &dyn Checkpoint,
+    options: &PruneOptions,
+    norms: &BTreeMap<String, ColumnNorms>,
+    sink: &mut dyn Sink,
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Report, Error> {
+    let config = source.config();
+    config.validate()?;
+    options.check(config)?;
+    check_tensors(source)?;
+    if options.needs() == Needs::Gram {
+        return Err(Error::NormsAlone { method: options.method.name() });
+    }
+    for (name, (_, cols)) in options.matrices_with_norms(config) {
+        let found = norms.get(&name).map_or(0, ColumnNorms::cols);
+        if found != cols {
+            return Err(Error::Norms { tensor: name, found, expected: cols });
+        }
+    }
+    let mut run = Run::new(source, options, &[], sink, progress);
+    run.store_outside_layers()?;
+    run.prune_unseen(norms)?;
     Ok(run.report)
 }
 
@@ -237,7 +268,21 @@ struct Run<'a> {
     report: Report,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    fn new(
+        source: &'a dyn Checkpoint,
+        options: &'a PruneOptions,
+        windows: &[Vec<u32>],
+        sink: &'a mut dyn Sink,
+        progress: &'a mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Self {
+        let (config, layers) = (source.config(), source.config().n_layers);
+        let work = Work::new(config, options, windows);
+        let meter = Meter { progress, done: 0, total: work.total(), layer: layers, layers };
+        let tokens = windows.iter().map(|w| w.len() as u64).sum();
+        Run { source, options, sink, meter, work, report: Report { tokens, ..Report::default() } }
+    }
+
     fn store_outside_layers(&mut self) -> Result<(), Error> {
         for (name, rows, cols) in outside_layers(self.source.config()) {
             if rows == 1 {
@@ -261,7 +306,7 @@ impl Run<'_> {
                 check_norms(index, site, &inputs.norms)?;
                 let pool = stream.pool();
                 for short in site.matrices() {
-                    let pruned = self.prune_matrix(index, site, short, Some((&inputs, &pool)))?;
+                    let pruned = self.prune_matrix(index, site, short, Some(&inputs), Some(&pool))?;
                     // Expanded once: every window multiplies with it, and that is where the time goes.
                     layer.set(short, expanded(short, &pruned)?)?;
                 }
@@ -272,13 +317,16 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn prune_unseen(&mut self) -> Result<(), Error> {
+    /// Without running the model: with `norms` by the name of the matrix, or none.
+    fn prune_unseen(&mut self, norms: &BTreeMap<String, ColumnNorms>) -> Result<(), Error> {
         for index in 0..self.source.config().n_layers {
             self.meter.layer = index;
             self.store_vectors_of(index)?;
             for site in Site::ALL {
                 for short in site.matrices() {
-                    self.prune_matrix(index, site, short, None)?;
+                    let norms = norms.get(&format!("blk.{index}.{short}"));
+                    let inputs = norms.map(|norms| Inputs::from(norms.clone()));
+                    self.prune_matrix(index, site, short, inputs.as_ref(), None)?;
                 }
             }
         }
@@ -290,16 +338,17 @@ impl Run<'_> {
         layer: usize,
         site: Site,
         short: &str,
-        seen: Option<(&Inputs, &ThreadPool)>,
+        inputs: Option<&Inputs>,
+        pool: Option<&ThreadPool>,
     ) -> Result<Matrix, Error> {
         let name = format!("blk.{layer}.{short}");
         let shape = expect(self.source, &name)?;
         let dense = read_all(self.source, &name)?;
         check_finite(&name, &dense, shape.1)?;
         let (options, name_of) = (self.options, name.as_str());
-        let (stored, relative_error) = match seen {
-            Some((inputs, pool)) => pool.install(|| outcome(options, name_of, shape, &dense, Some(inputs)))?,
-            None => outcome(options, name_of, shape, &dense, None)?,
+        let (stored, relative_error) = match pool {
+            Some(pool) => pool.install(|| outcome(options, name_of, shape, &dense, inputs))?,
+            None => outcome(options, name_of, shape, &dense, inputs)?,
         };
         self.push(&name, &stored)?;
         self.report.tensors.push(TensorReport {

@@ -57,6 +57,27 @@ pub enum Error {
         /// The method.
         method: &'static str,
     },
+    /// There are norms of inputs, and the method or the rounding needs their products.
+    #[error(
+        "method `{method}`, a refit or compensated rounding needs calibration text, not only the norms of an imatrix; give \
+         files or folders of text, or use `wanda` or `ria`"
+    )]
+    NormsAlone {
+        /// The method.
+        method: &'static str,
+    },
+    /// Norms of inputs from elsewhere are missing or of another model.
+    #[error(
+        "tensor `{tensor}`: {found} norms of input features, expected {expected}; measure them with the same model"
+    )]
+    Norms {
+        /// GGUF's name.
+        tensor: String,
+        /// How many there are.
+        found: usize,
+        /// Columns of the matrix.
+        expected: usize,
+    },
     /// The products of a matrix's inputs have no Cholesky factor.
     #[error(
         "tensor `{tensor}`: the products of its inputs are not positive definite, even damped; calibrate on more text, or \

@@ -38,7 +38,7 @@ mod stream;
 
 pub use allocation::{Allocation, Treatment, ValueType};
 pub use calibration::{Calibration, CalibrationOptions, Domain, Language};
-pub use driver::{Progress, PruneOptions, RoundingKind, prune};
+pub use driver::{Progress, PruneOptions, RoundingKind, prune, prune_with_norms};
 pub use error::Error;
 pub use method::Method;
 pub use pattern::{Group, Pattern};

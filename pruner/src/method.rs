@@ -40,7 +40,7 @@ pub trait Method: Send + Sync {
     fn prune(&self, job: &mut Job<'_>) -> Result<Mask, Error>;
 }
 
-/// Statistics a method needs.
+/// Statistics a method needs, each more than the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Needs {
     /// None: the model is not run at all.

@@ -1,13 +1,17 @@
-//! Which text to calibrate on, as the command line says it.
+//! Which text to calibrate on, or which statistics to take instead, as the command line says it.
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use pruner::calibration::{CalibrationOptions, Domain, Joints, Mix, Part};
-use pruner::{Calibration, Language};
+use pruner::method::Needs;
+use pruner::{Calibration, Language, PruneOptions};
 use runtime::Tokenizer;
+use spm::Checkpoint;
 
+use crate::cli;
 use crate::failure::Failure;
+use crate::imatrix::ImportedNorms;
 
 /// What to calibrate on.
 #[derive(Args, Clone, Debug)]
@@ -26,6 +30,9 @@ pub struct CalibrationArgs {
     /// `text`; each has its own --calib DOMAIN=PATH
     #[arg(long, value_name = "DOMAIN:SHARE,...")]
     pub mix: Option<Mix>,
+    /// Norms of inputs that llama.cpp's llama-imatrix measured, in place of calibration text: for the methods wanda and ria
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["calib", "lang", "mix"])]
+    pub imatrix: Option<PathBuf>,
     /// Calibration windows
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub nsamples: usize,
@@ -37,9 +44,63 @@ pub struct CalibrationArgs {
     pub seed: u64,
 }
 
+/// What is known of the inputs of matrices.
+pub enum Statistics {
+    /// Nothing: the method needs none.
+    None,
+    /// They are measured on windows of text.
+    Text(Calibration),
+    /// They were measured before.
+    Imatrix(ImportedNorms),
+}
+
+impl Statistics {
+    /// What it was made from, for the file's provenance, and the hash of that.
+    pub fn provenance(&self) -> Option<(String, String)> {
+        match self {
+            Statistics::None => None,
+            Statistics::Text(text) => Some((text.description().to_owned(), text.sha256.clone())),
+            Statistics::Imatrix(norms) => Some((norms.description(), norms.sha256.clone())),
+        }
+    }
+}
+
 impl CalibrationArgs {
+    /// Windows and tokens a window that the model will be run on; none with an imatrix.
+    pub fn size(&self) -> (usize, usize) {
+        if self.imatrix.is_some() { (0, 0) } else { (self.nsamples, self.seqlen) }
+    }
+
+    /// Gets the statistics that `options` need for the model `source`, which is at `path`.
+    pub fn statistics(
+        &self,
+        options: &PruneOptions,
+        source: &dyn Checkpoint,
+        path: &Path,
+    ) -> Result<Statistics, Failure> {
+        let asking = what_asks(options);
+        match (&self.imatrix, options.needs()) {
+            (_, Needs::Nothing) => Ok(Statistics::None),
+            (Some(_), Needs::Gram) => Err(Failure::Usage(format!(
+                "{asking} needs calibration text, an imatrix has only norms: give --calib FILE or FOLDER in place of \
+                 --imatrix, or use --method wanda or ria alone"
+            ))),
+            (Some(imatrix), Needs::ColumnNorms) => {
+                ImportedNorms::read(imatrix, options, source.config()).map(Statistics::Imatrix)
+            }
+            (None, _) if self.calib.is_empty() => {
+                Err(Failure::Usage(format!("{asking} needs calibration text: give --calib FILE or FOLDER")))
+            }
+            (None, _) => {
+                let vocabulary = source.vocabulary().ok_or(runtime::Error::NoVocabulary);
+                let tokenizer = vocabulary.and_then(Tokenizer::new).map_err(|e| cli::name_file(e.into(), path))?;
+                self.collect(&tokenizer).map(Statistics::Text)
+            }
+        }
+    }
+
     /// Reads the text and cuts it into windows.
-    pub fn collect(&self, tokenizer: &Tokenizer) -> Result<Calibration, Failure> {
+    fn collect(&self, tokenizer: &Tokenizer) -> Result<Calibration, Failure> {
         let options = CalibrationOptions {
             parts: self.parts()?,
             nsamples: self.nsamples,
@@ -54,7 +115,7 @@ impl CalibrationArgs {
     }
 
     /// What to calibrate on; an error if sources and shares do not belong to each other.
-    pub fn parts(&self) -> Result<Vec<Part>, Failure> {
+    fn parts(&self) -> Result<Vec<Part>, Failure> {
         let Some(mix) = &self.mix else {
             self.calib.iter().try_for_each(|path| refuse_domain(path))?;
             return Ok(vec![Part::whole(self.lang.into(), self.calib.clone())]);
@@ -79,6 +140,15 @@ impl CalibrationArgs {
             ))),
             None => Ok(parts),
         }
+    }
+}
+
+/// The option that asks for most statistics.
+fn what_asks(options: &PruneOptions) -> String {
+    match options.needs() > options.method.needs() {
+        true if options.refit => "--refit".to_owned(),
+        true => "--rounding compensated".to_owned(),
+        false => format!("--method {}", options.method.name()),
     }
 }
 

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod dump;
 pub mod evaluate;
 pub mod failure;
+pub mod imatrix;
 pub mod inspect;
 pub mod open;
 pub mod process;

@@ -9,14 +9,12 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
-use pruner::method::Needs;
-use pruner::{Calibration, Group, Pattern, Plan, Progress, PruneOptions, Report, RoundingKind, ValueType};
-use runtime::Tokenizer;
+use pruner::{Group, Pattern, Plan, Progress, PruneOptions, Report, RoundingKind, ValueType};
 use spm::{Checkpoint, Provenance, SpmWriter, WriterOptions};
-use tools::calibration::CalibrationArgs;
+use tools::Failure;
+use tools::calibration::{CalibrationArgs, Statistics};
 use tools::open::AnyModel;
 use tools::process::{self, megabytes};
-use tools::{Failure, cli};
 
 /// Prune a dense model (.gguf) for a programming language and write a sparse one (.spm).
 ///
@@ -84,7 +82,8 @@ fn main_with(args: &Cli) -> Result<(), Failure> {
     let file = AnyModel::open(&args.source)?;
     let source = file.checkpoint();
     let options = args.prune_options()?;
-    let plan = pruner::plan(source, &options, args.calibration.nsamples, args.calibration.seqlen)?;
+    let (nsamples, seqlen) = args.calibration.size();
+    let plan = pruner::plan(source, &options, nsamples, seqlen)?;
     if args.dry_run {
         return print_plan(source, &options, args, &plan);
     }
@@ -93,16 +92,21 @@ fn main_with(args: &Cli) -> Result<(), Failure> {
     let writer_options =
         WriterOptions { expected_bytes: plan.file_bytes, replace: args.force, sources: sources.clone() };
     let mut writer = SpmWriter::create(&args.output, &writer_options)?;
-    let calibration = args.calibrate(&options, source)?;
-    let windows = calibration.as_ref().map_or(&[][..], |c| &c.windows);
+    let statistics = args.calibration.statistics(&options, source, &args.source)?;
     let bar = progress_bar();
     let started = Instant::now();
     let mut progress = |p: Progress| show_progress(&bar, started, p, &interrupted);
-    let report = pruner::prune(source, &options, windows, &mut writer, &mut progress)?;
+    let report = match &statistics {
+        Statistics::None => pruner::prune(source, &options, &[], &mut writer, &mut progress)?,
+        Statistics::Text(text) => pruner::prune(source, &options, &text.windows, &mut writer, &mut progress)?,
+        Statistics::Imatrix(imatrix) => {
+            pruner::prune_with_norms(source, &options, &imatrix.norms, &mut writer, &mut progress)?
+        }
+    };
     bar.finish_and_clear();
-    let provenance = args.provenance(&sources, &options, calibration.as_ref())?;
+    let provenance = args.provenance(&sources, &options, &statistics)?;
     let bytes = writer.finish(source.config(), source.vocabulary(), &provenance)?;
-    print_result(args, &report, calibration.as_ref(), bytes, started.elapsed())
+    print_result(args, &report, &statistics, bytes, started.elapsed())
 }
 
 impl Cli {
@@ -129,29 +133,11 @@ impl Cli {
         }
     }
 
-    /// The calibration windows, if the method wants any.
-    fn calibrate(&self, options: &PruneOptions, source: &dyn Checkpoint) -> Result<Option<Calibration>, Failure> {
-        if !options.needs_calibration() {
-            return Ok(None);
-        }
-        if self.calibration.calib.is_empty() {
-            let asking = match options.method.needs() {
-                Needs::Nothing if self.refit => "--refit",
-                Needs::Nothing => "--rounding compensated",
-                _ => &format!("--method {}", self.method),
-            };
-            return Err(Failure::Usage(format!("{asking} needs calibration text: give --calib FILE or FOLDER")));
-        }
-        let vocabulary = source.vocabulary().ok_or(runtime::Error::NoVocabulary);
-        let tokenizer = vocabulary.and_then(Tokenizer::new).map_err(|e| cli::name_file(e.into(), &self.source))?;
-        Ok(Some(self.calibration.collect(&tokenizer)?))
-    }
-
     fn provenance(
         &self,
         sources: &[PathBuf],
         options: &PruneOptions,
-        calibration: Option<&Calibration>,
+        statistics: &Statistics,
     ) -> Result<Provenance, Failure> {
         let mut p = Provenance::default();
         p.source = self.source.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
@@ -159,10 +145,7 @@ impl Cli {
         p.method = self.method.clone();
         p.sparsity = options.pattern.sparsity() as f32;
         p.pattern = self.pattern.clone();
-        if let Some(c) = calibration {
-            p.calibration = c.description().to_owned();
-            p.calibration_sha256 = c.sha256.clone();
-        }
+        (p.calibration, p.calibration_sha256) = statistics.provenance().unwrap_or_default();
         p.tool = format!("sparse-prune {}", env!("CARGO_PKG_VERSION"));
         Ok(p)
     }
@@ -197,7 +180,7 @@ fn print_plan(source: &dyn Checkpoint, options: &PruneOptions, args: &Cli, plan:
 fn print_result(
     args: &Cli,
     report: &Report,
-    calibration: Option<&Calibration>,
+    statistics: &Statistics,
     bytes: u64,
     time: Duration,
 ) -> Result<(), Failure> {
@@ -220,7 +203,7 @@ fn print_result(
         report.total(),
         time.as_secs_f64()
     )?;
-    if let Some(c) = calibration {
+    if let Statistics::Text(c) = statistics {
         let (tokens, documents, available) = (c.tokens(), c.documents(), c.available());
         writeln!(err, "calibrated on {tokens} tokens from {documents} of {available} documents{}", c.skipped)?;
         for warning in c.warnings() {
