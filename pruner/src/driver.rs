@@ -18,7 +18,7 @@ use crate::method::{Job, Method, Needs, by_name};
 use crate::pattern::{Group, Pattern};
 use crate::plan::{self, Work};
 use crate::refit::refit;
-use crate::report::{Report, TensorReport};
+use crate::report::{JudgedBy, Report, TensorReport, Warning};
 use crate::rounding::Rounding;
 use crate::sink::Sink;
 use crate::statistics::{ColumnNorms, Inputs};
@@ -174,7 +174,7 @@ impl PruneOptions {
     }
 
     /// Among which weights the method compares.
-    pub(crate) fn group_of_method(&self) -> Group {
+    pub fn group_of_method(&self) -> Group {
         self.group.unwrap_or(self.method.group())
     }
 
@@ -203,6 +203,16 @@ impl std::str::FromStr for RoundingKind {
     }
 }
 
+impl std::fmt::Display for RoundingKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            RoundingKind::Auto => "auto",
+            RoundingKind::Nearest => "nearest",
+            RoundingKind::Compensated => "compensated",
+        })
+    }
+}
+
 /// Prunes `source` and hands every tensor of the new model to `sink`.
 ///
 /// `windows` are the calibration tokens; a method that needs no statistics does not look at them. `progress`
@@ -223,11 +233,16 @@ pub fn prune(
     check_windows(windows, options, observing, config)?;
 
     let mut run = Run::new(source, options, windows, sink, progress);
+    run.report.judged_by = JudgedBy::of(options.needs(), windows.len());
     run.store_outside_layers()?;
     match observing {
         true => run.prune_observed(&mut Stream::new(source, windows, options.threads)?)?,
         false => run.prune_unseen(&BTreeMap::new())?,
     }
+    if options.needs() == Needs::Gram {
+        run.report.warnings = Warning::of_few_tokens(config, windows);
+    }
+    run.report.warn_of_matrices();
     Ok(run.report)
 }
 
@@ -254,8 +269,10 @@ pub fn prune_with_norms(
         }
     }
     let mut run = Run::new(source, options, &[], sink, progress);
+    run.report.judged_by = JudgedBy::of(options.needs(), 0);
     run.store_outside_layers()?;
     run.prune_unseen(norms)?;
+    run.report.warn_of_matrices();
     Ok(run.report)
 }
 
@@ -346,7 +363,7 @@ impl<'a> Run<'a> {
         let dense = read_all(self.source, &name)?;
         check_finite(&name, &dense, shape.1)?;
         let (options, name_of) = (self.options, name.as_str());
-        let (stored, relative_error) = match pool {
+        let Outcome { stored, relative_error, fell_back } = match pool {
             Some(pool) => pool.install(|| outcome(options, name_of, shape, &dense, inputs))?,
             None => outcome(options, name_of, shape, &dense, inputs)?,
         };
@@ -357,6 +374,7 @@ impl<'a> Run<'a> {
             total: dense.len() as u64,
             bytes: stored.byte_len() as u64,
             relative_error,
+            fell_back,
             name: name.clone(),
         });
         self.meter.tick(site.name(), self.options.cost(&name, shape.1) * dense.len() as u64)?;
@@ -410,19 +428,32 @@ impl<'a> Run<'a> {
     }
 
     fn push(&mut self, name: &str, matrix: &Matrix) -> Result<(), Error> {
-        self.report.bytes += matrix.byte_len() as u64;
+        let bytes = matrix.byte_len() as u64;
+        self.report.bytes += bytes;
+        match name {
+            "token_embd.weight" => self.report.embedding_bytes = bytes,
+            "output.weight" => self.report.head_bytes = bytes,
+            _ => {}
+        }
         self.sink.push(name, matrix)
     }
 }
 
 /// What is stored of a matrix, and how far that is from it.
+struct Outcome {
+    stored: Matrix,
+    relative_error: f64,
+    fell_back: bool,
+}
+
 fn outcome(
     options: &PruneOptions,
     name: &str,
     shape: (usize, usize),
     dense: &[f32],
     inputs: Option<&Inputs>,
-) -> Result<(Matrix, f64), Error> {
+) -> Result<Outcome, Error> {
+    let mut fell_back = false;
     let treatment = options.treatment(name);
     let stored = if treatment.pattern.is_dense() {
         let everything = Mask::all(shape.0, shape.1);
@@ -436,8 +467,10 @@ fn outcome(
             inputs,
             pattern: treatment.pattern,
             group: options.group,
+            fell_back: false,
         };
         let mask = options.method.prune(job)?;
+        fell_back = job.fell_back;
         weights.chunks_exact_mut(shape.1).enumerate().for_each(|(row, weights)| mask.clear(row, weights));
         if let (true, Some(gram)) = (options.refit, inputs.and_then(Inputs::damped)) {
             refit(&mut weights, dense, &mask, gram, shape.1);
@@ -447,7 +480,7 @@ fn outcome(
         round(options, name, treatment, shape, (dense, &weights), &mask, inputs)?
     };
     let relative_error = compare(name, dense, &stored, inputs)?;
-    Ok((stored, relative_error))
+    Ok(Outcome { stored, relative_error, fell_back })
 }
 
 /// Stores `pruned`, which is to do what `dense` does.

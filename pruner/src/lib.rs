@@ -43,7 +43,7 @@ pub use error::Error;
 pub use method::Method;
 pub use pattern::{Group, Pattern};
 pub use plan::{Plan, estimate_time, plan};
-pub use report::{Report, TensorReport, Warning};
+pub use report::{JudgedBy, Report, TensorReport, Warning};
 pub use sink::Sink;
 pub use statistics::{ColumnNorms, Gram, Inputs};
 pub use stream::Site;

@@ -65,6 +65,8 @@ pub struct Job<'a> {
     pub pattern: Pattern,
     /// Among which weights scores are compared; `None` for the method's own choice.
     pub group: Option<Group>,
+    /// Set by a method whose own answer was worse than Wanda's, which it gives instead.
+    pub fell_back: bool,
 }
 
 /// The method called `name`.

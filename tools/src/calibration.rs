@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use pruner::calibration::{CalibrationOptions, Domain, Joints, Mix, Part};
 use pruner::method::Needs;
-use pruner::{Calibration, Language, PruneOptions};
+use pruner::{Calibration, Language, PruneOptions, Warning};
 use runtime::Tokenizer;
 use spm::Checkpoint;
 
@@ -62,6 +62,11 @@ impl Statistics {
             Statistics::Text(text) => Some((text.description().to_owned(), text.sha256.clone())),
             Statistics::Imatrix(norms) => Some((norms.description(), norms.sha256.clone())),
         }
+    }
+
+    /// What about them may make a worse model than need be.
+    pub fn warnings(&self) -> Vec<Warning> {
+        if let Statistics::Text(text) = self { text.warnings() } else { Vec::new() }
     }
 }
 

@@ -12,6 +12,7 @@ pub mod imatrix;
 pub mod inspect;
 pub mod open;
 pub mod process;
+pub mod report;
 pub mod synth;
 
 pub use failure::{Failure, run};

@@ -15,6 +15,7 @@ use tools::Failure;
 use tools::calibration::{CalibrationArgs, Statistics};
 use tools::open::AnyModel;
 use tools::process::{self, megabytes};
+use tools::report::{self, Calibration, Facts, Options, ReportFiles, Source, Totals};
 
 /// Prune a dense model (.gguf) for a programming language and write a sparse one (.spm).
 ///
@@ -70,6 +71,9 @@ struct Cli {
     /// Print every tensor's sparsity and error to standard output at the end
     #[arg(long)]
     report: bool,
+    /// Leave out OUT.report.json and OUT.report.md, which say what was done
+    #[arg(long)]
+    no_report_files: bool,
 }
 
 fn main() -> ExitCode {
@@ -91,12 +95,16 @@ fn main_with(args: &Cli) -> Result<(), Failure> {
     let sources = args.source_files(&file);
     let writer_options =
         WriterOptions { expected_bytes: plan.file_bytes, replace: args.force, sources: sources.clone() };
+    let report_files = match args.no_report_files {
+        true => None,
+        false => Some(ReportFiles::beside(&args.output, args.force)?),
+    };
     let mut writer = SpmWriter::create(&args.output, &writer_options)?;
     let statistics = args.calibration.statistics(&options, source, &args.source)?;
     let bar = progress_bar();
     let started = Instant::now();
     let mut progress = |p: Progress| show_progress(&bar, started, p, &interrupted);
-    let report = match &statistics {
+    let mut report = match &statistics {
         Statistics::None => pruner::prune(source, &options, &[], &mut writer, &mut progress)?,
         Statistics::Text(text) => pruner::prune(source, &options, &text.windows, &mut writer, &mut progress)?,
         Statistics::Imatrix(imatrix) => {
@@ -104,9 +112,14 @@ fn main_with(args: &Cli) -> Result<(), Failure> {
         }
     };
     bar.finish_and_clear();
+    report.warnings.extend(statistics.warnings());
     let provenance = args.provenance(&sources, &options, &statistics)?;
     let bytes = writer.finish(source.config(), source.vocabulary(), &provenance)?;
-    print_result(args, &report, &statistics, bytes, started.elapsed())
+    let facts = args.facts(&provenance, &options, &statistics, &report, bytes, started.elapsed());
+    if let Some(files) = &report_files {
+        files.write(&facts)?;
+    }
+    print_result(args, &report, &statistics, &facts, report_files.as_ref())
 }
 
 impl Cli {
@@ -149,6 +162,31 @@ impl Cli {
         p.tool = format!("sparse-prune {}", env!("CARGO_PKG_VERSION"));
         Ok(p)
     }
+
+    fn facts(
+        &self,
+        provenance: &Provenance,
+        options: &PruneOptions,
+        statistics: &Statistics,
+        report: &Report,
+        bytes: u64,
+        time: Duration,
+    ) -> Facts {
+        Facts {
+            format: report::FORMAT,
+            tool: provenance.tool.clone(),
+            output: self.output.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
+            source: Source { name: provenance.source.clone(), sha256: provenance.source_sha256.clone() },
+            options: Options::of(options),
+            calibration: Calibration::of(statistics),
+            judged_by: report.judged_by.name(),
+            totals: Totals::of(report, bytes),
+            matrices: report.tensors.iter().map(Into::into).collect(),
+            warnings: report.warnings.iter().map(Into::into).collect(),
+            seconds: time.as_secs_f64(),
+            peak_memory_bytes: process::peak_memory(),
+        }
+    }
 }
 
 fn progress_bar() -> ProgressBar {
@@ -181,8 +219,8 @@ fn print_result(
     args: &Cli,
     report: &Report,
     statistics: &Statistics,
-    bytes: u64,
-    time: Duration,
+    facts: &Facts,
+    files: Option<&ReportFiles>,
 ) -> Result<(), Failure> {
     if args.report {
         let mut out = std::io::stdout().lock();
@@ -193,22 +231,19 @@ fn print_result(
         }
     }
     let mut err = std::io::stderr().lock();
-    let peak = process::peak_memory().map_or(String::new(), |p| format!(", peak memory {}", megabytes(p)));
-    writeln!(
-        err,
-        "{}: {}, {} of {} weights kept, {:.1} s{peak}",
-        args.output.display(),
-        megabytes(bytes),
-        report.kept(),
-        report.total(),
-        time.as_secs_f64()
-    )?;
+    let peak = facts.peak_memory_bytes.map_or(String::new(), |p| format!(", peak memory {}", megabytes(p)));
+    let (size, kept, total) = (megabytes(facts.totals.file_bytes), report.kept(), report.total());
+    let (output, seconds) = (args.output.display(), facts.seconds);
+    writeln!(err, "{output}: {size}, {kept} of {total} weights kept, {seconds:.1} s{peak}")?;
     if let Statistics::Text(c) = statistics {
         let (tokens, documents, available) = (c.tokens(), c.documents(), c.available());
         writeln!(err, "calibrated on {tokens} tokens from {documents} of {available} documents{}", c.skipped)?;
-        for warning in c.warnings() {
-            writeln!(err, "sparse-prune: warning: {warning}")?;
-        }
+    }
+    for warning in &report.warnings {
+        writeln!(err, "sparse-prune: warning: {warning}")?;
+    }
+    if let Some(files) = files {
+        writeln!(err, "report: {}", files.markdown().display())?;
     }
     Ok(())
 }
