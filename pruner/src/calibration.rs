@@ -1,30 +1,39 @@
 //! From files and folders of text to windows of token ids.
 //!
-//! Documents are shuffled with a seed and packed one after another, so that every position of every window
-//! is a real token. Reading stops as soon as there are enough. Which files are generated or vendored is not
-//! judged here; what a `.gitignore` inside a folder excludes is not read.
+//! Documents of a domain are shuffled with a seed and packed one after another, so that every position of every window
+//! is a real token. Reading stops as soon as there are enough. Of a folder is taken what people wrote and what belongs to
+//! it: not what its `.gitignore` excludes, what is hidden, vendored, generated or minified, nor a file twice.
 
-use std::fmt;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
-use std::ops::{ControlFlow, Range};
-use std::path::{Path, PathBuf};
+mod documents;
+mod domain;
+mod generated;
+mod language;
+mod mix;
+mod skipped;
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use documents::Documents;
 
 use crate::error::Error;
 use crate::provenance::sha256_of_windows;
+use crate::report::Warning;
 use crate::rng::SplitMix;
 
-/// Larger files, and lines of JSONL, are not source code.
-const MAX_DOCUMENT: u64 = 2 << 20;
+pub use domain::Domain;
+pub use language::Language;
+pub use mix::Mix;
+pub use skipped::Skipped;
+
+/// Far above any use; bounds the list of them.
+const MAX_WINDOWS: usize = 1 << 20;
 
 /// What to calibrate on.
 #[derive(Clone, Debug)]
 pub struct CalibrationOptions {
-    /// Files and folders. In a folder, hidden files, links and what its `.gitignore` excludes are passed over.
-    pub sources: Vec<PathBuf>,
-    /// Only files of this language, by extension; `None` takes every text. Files named in `sources`
-    /// themselves, and JSONL, are taken whatever the language.
-    pub language: Option<Language>,
+    /// One part, or those of a mix, each with its own domain.
+    pub parts: Vec<Part>,
     /// Windows.
     pub nsamples: usize,
     /// Tokens a window.
@@ -33,6 +42,18 @@ pub struct CalibrationOptions {
     pub seed: u64,
     /// How documents are joined.
     pub joints: Joints,
+}
+
+/// Text of one domain, and how much of the whole it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part {
+    /// Which files of folders are taken. Files named in `sources` themselves are taken whatever they are; JSONL in a
+    /// folder, where it holds no file of the domain.
+    pub domain: Domain,
+    /// Share of the windows, and so of the tokens; shares of all parts are divided by their sum.
+    pub share: f64,
+    /// Files and folders.
+    pub sources: Vec<PathBuf>,
 }
 
 /// Tokens put between documents and windows.
@@ -44,28 +65,13 @@ pub struct Joints {
     pub document_end: Option<u32>,
 }
 
-/// A programming language, told by file extensions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Language {
-    /// `.py`, `.pyi`
-    Python,
-    /// `.java`
-    Java,
-    /// `.cpp`, `.cc`, `.cxx`, `.hpp`, `.hh`, `.h`
-    Cpp,
-    /// `.js`, `.mjs`, `.cjs`, `.jsx`
-    JavaScript,
-}
-
 /// The windows, and what they were made from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Calibration {
     /// `nsamples` windows of `seqlen` token ids.
     pub windows: Vec<Vec<u32>>,
-    /// Documents that the windows hold, the last one perhaps cut.
-    pub documents: usize,
-    /// Documents there were to choose from.
-    pub available: usize,
+    /// What each part gave, in the order of the parts.
+    pub parts: Vec<PartTaken>,
     /// What was passed over.
     pub skipped: Skipped,
     /// Hash of the token ids, see [`sha256_of_windows`].
@@ -73,331 +79,237 @@ pub struct Calibration {
     description: String,
 }
 
-/// Files and lines that were not used, by reason.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Skipped {
-    /// Not UTF-8, or with a zero byte.
-    pub binary: usize,
-    /// Above 2 MiB.
-    pub too_large: usize,
-    /// Lines of JSONL without a `text`.
-    pub without_text: usize,
-    /// Blank.
-    pub empty: usize,
+/// What a part gave.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PartTaken {
+    /// Its domain.
+    pub domain: Domain,
+    /// Its share, of 1.
+    pub share: f64,
+    /// Its windows.
+    pub windows: usize,
+    /// Documents that they hold, the last one perhaps cut.
+    pub documents: usize,
+    /// Documents there were to choose from.
+    pub available: usize,
 }
 
 impl Default for CalibrationOptions {
     fn default() -> Self {
-        CalibrationOptions {
-            sources: Vec::new(),
-            language: None,
-            nsamples: 64,
-            seqlen: 512,
-            seed: 0,
-            joints: Joints::default(),
-        }
+        CalibrationOptions { parts: Vec::new(), nsamples: 64, seqlen: 512, seed: 0, joints: Joints::default() }
+    }
+}
+
+impl Part {
+    /// All there is to calibrate on.
+    pub fn whole(domain: Domain, sources: Vec<PathBuf>) -> Self {
+        Part { domain, share: 1.0, sources }
     }
 }
 
 impl Calibration {
     /// Reads the sources and packs them; `tokenize` turns a text into ids, adding nothing of its own.
     pub fn collect(options: &CalibrationOptions, tokenize: &dyn Fn(&str) -> Vec<u32>) -> Result<Self, Error> {
-        let need = options.check()?;
-        let mut skipped = Skipped::default();
-        let mut places = find_documents(&options.sources, options.language, &mut skipped)?;
-        let available = places.len();
-        SplitMix::new(options.seed).shuffle(&mut places);
+        options.check()?;
+        let dealt = mix::deal(&options.shares(), options.nsamples);
+        let needs = options.windows_of_parts(&dealt)?;
+        let mut documents = Documents::default();
+        let packed = options.parts.iter().zip(&needs);
+        let packed = packed.map(|(part, need)| options.pack(part, *need, &mut documents, tokenize));
+        let packed = packed.collect::<Result<Vec<_>, _>>()?;
+        options.check_enough(&dealt, &needs, &packed, documents.skipped)?;
 
-        let mut ids = Vec::new();
-        let mut documents = 0;
-        for place in &places {
-            if ids.len() >= need {
-                break;
-            }
-            let Some(text) = place.read(&mut skipped)? else { continue };
-            documents += 1;
-            ids.extend(tokenize(&text));
-            ids.extend(options.joints.document_end);
-        }
-        let CalibrationOptions { nsamples, seqlen, .. } = *options;
-        if ids.len() < need {
-            return Err(Error::TooFewTokens { have: ids.len(), need, nsamples, seqlen, documents, skipped });
-        }
-        let windows = options.cut(&ids);
+        let windows = options.cut(&dealt, &packed);
         let sha256 = sha256_of_windows(&windows);
-        let description = options.describe(documents, &sha256);
-        Ok(Calibration { windows, documents, available, skipped, sha256, description })
+        let parts = options.taken(&needs, &packed);
+        let description = options.describe(&parts, &sha256);
+        Ok(Calibration { windows, parts, skipped: documents.skipped, sha256, description })
+    }
+
+    /// Documents that the windows hold.
+    pub fn documents(&self) -> usize {
+        self.parts.iter().map(|p| p.documents).sum()
+    }
+
+    /// Documents there were to choose from.
+    pub fn available(&self) -> usize {
+        self.parts.iter().map(|p| p.available).sum()
+    }
+
+    /// Tokens of all windows.
+    pub fn tokens(&self) -> usize {
+        self.windows.iter().map(Vec::len).sum()
     }
 
     /// One line for the file's provenance. It names no paths.
     pub fn description(&self) -> &str {
         &self.description
     }
+
+    /// What about the text may make a worse model than need be.
+    pub fn warnings(&self) -> Vec<Warning> {
+        if self.documents() == 1 { vec![Warning::OneDocument { tokens: self.tokens() }] } else { Vec::new() }
+    }
+}
+
+/// The tokens of a part.
+struct Packed {
+    ids: Vec<u32>,
+    documents: usize,
+    available: usize,
 }
 
 impl CalibrationOptions {
-    /// Tokens of text that the windows need; an error if they cannot be made.
-    fn check(&self) -> Result<usize, Error> {
-        let least = 1 + usize::from(self.joints.window_start.is_some());
+    fn check(&self) -> Result<(), Error> {
+        let least = 1 + self.start_len();
+        let refuse = |expected: &str| Err(Error::option("calibration windows", &self.nsamples.to_string(), expected));
         if self.nsamples == 0 {
-            return Err(Error::option("calibration windows", "0", "1 or more"));
+            return refuse("1 or more");
         }
         if self.seqlen < least {
             return Err(Error::option("tokens a window", &self.seqlen.to_string(), format!("{least} or more")));
         }
-        if self.sources.is_empty() {
+        if self.nsamples > MAX_WINDOWS || self.nsamples.checked_mul(self.seqlen).is_none() {
+            return refuse("fewer windows, or shorter ones");
+        }
+        if self.parts.is_empty() {
             return Err(Error::option("calibration text", "", "at least one file or folder"));
         }
-        let (nsamples, len) = (self.nsamples, self.text_len());
-        let expected = "fewer windows, or shorter ones";
-        nsamples.checked_mul(len).ok_or_else(|| Error::option("calibration windows", &nsamples.to_string(), expected))
+        self.parts.iter().enumerate().try_for_each(|(i, part)| self.check_part(i, part))
+    }
+
+    fn check_part(&self, i: usize, part: &Part) -> Result<(), Error> {
+        let name = part.domain.name();
+        if !mix::is_share(part.share) {
+            return Err(mix::refuse(&format!("{name}:{}", part.share), "a share above 0"));
+        }
+        if self.parts[..i].iter().any(|other| other.domain == part.domain) {
+            return Err(mix::refuse(name, "each domain once"));
+        }
+        match part.sources.is_empty() {
+            true => Err(Error::option("calibration text", name, "at least one file or folder")),
+            false => Ok(()),
+        }
+    }
+
+    fn shares(&self) -> Vec<f64> {
+        let sum: f64 = self.parts.iter().map(|p| p.share).sum();
+        self.parts.iter().map(|p| p.share / sum).collect()
+    }
+
+    /// How many windows each part has; an error if one has none.
+    fn windows_of_parts(&self, dealt: &[usize]) -> Result<Vec<usize>, Error> {
+        let counts: Vec<usize> = (0..self.parts.len()).map(|i| count(dealt, i)).collect();
+        match counts.iter().position(|n| *n == 0) {
+            None => Ok(counts),
+            Some(i) => {
+                let share = self.shares()[i];
+                let (windows, least) = (self.nsamples, (1.0 / share).ceil());
+                let expected =
+                    format!("{share:.3} of {windows} windows to be one; ask for {least} with --nsamples {least}");
+                Err(mix::refuse(&format!("{}:{}", self.parts[i].domain, self.parts[i].share), &expected))
+            }
+        }
+    }
+
+    /// Documents of `part` until they fill `windows`, or all there are.
+    fn pack(
+        &self,
+        part: &Part,
+        windows: usize,
+        documents: &mut Documents,
+        tokenize: &dyn Fn(&str) -> Vec<u32>,
+    ) -> Result<Packed, Error> {
+        let mut places = documents.find(&part.sources, part.domain)?;
+        SplitMix::new(self.seed).shuffle(&mut places);
+        let mut packed = Packed { ids: Vec::new(), documents: 0, available: places.len() };
+        for place in &places {
+            if packed.ids.len() >= windows * self.text_len() {
+                break;
+            }
+            let Some(text) = documents.read(place)? else { continue };
+            packed.documents += 1;
+            packed.ids.extend(tokenize(&text));
+            packed.ids.extend(self.joints.document_end);
+        }
+        Ok(packed)
+    }
+
+    /// An error if a part has too few tokens, with how many windows there could be.
+    fn check_enough(&self, dealt: &[usize], needs: &[usize], packed: &[Packed], skipped: Skipped) -> Result<(), Error> {
+        let fit: Vec<usize> = packed.iter().map(|p| p.ids.len() / self.text_len()).collect();
+        let Some(i) = (0..needs.len()).find(|&i| fit[i] < needs[i]) else { return Ok(()) };
+        Err(Error::TooFewTokens {
+            domain: self.parts[i].domain,
+            have: packed[i].ids.len(),
+            need: needs[i] * self.text_len(),
+            nsamples: needs[i],
+            seqlen: self.seqlen,
+            fitting: mix::fitting(dealt, fit),
+            documents: packed[i].documents,
+            skipped: Box::new(skipped),
+        })
+    }
+
+    fn cut(&self, dealt: &[usize], packed: &[Packed]) -> Vec<Vec<u32>> {
+        let mut texts: Vec<_> = packed.iter().map(|p| p.ids.chunks_exact(self.text_len())).collect();
+        let windows = dealt.iter().filter_map(|&i| texts[i].next());
+        windows.map(|text| self.joints.window_start.iter().chain(text).copied().collect()).collect()
+    }
+
+    fn taken(&self, needs: &[usize], packed: &[Packed]) -> Vec<PartTaken> {
+        let parts = self.parts.iter().zip(self.shares()).zip(needs).zip(packed);
+        let taken = parts.map(|(((part, share), windows), packed)| PartTaken {
+            domain: part.domain,
+            share,
+            windows: *windows,
+            documents: packed.documents,
+            available: packed.available,
+        });
+        taken.collect()
+    }
+
+    fn describe(&self, parts: &[PartTaken], sha256: &str) -> String {
+        let kind = match parts {
+            [all] => all.domain.to_string(),
+            parts => {
+                let shares: Vec<String> = parts.iter().map(|p| format!("{} {:.3}", p.domain, p.share)).collect();
+                format!("mix of {}", shares.join(" + "))
+            }
+        };
+        let documents: usize = parts.iter().map(|p| p.documents).sum();
+        let CalibrationOptions { nsamples, seqlen, seed, .. } = self;
+        format!("{nsamples} windows of {seqlen} tokens, {kind}, {documents} documents, seed {seed}, sha256 {sha256}")
     }
 
     /// Tokens of text in a window.
     fn text_len(&self) -> usize {
-        self.seqlen - usize::from(self.joints.window_start.is_some())
+        self.seqlen - self.start_len()
     }
 
-    fn cut(&self, ids: &[u32]) -> Vec<Vec<u32>> {
-        let windows = ids.chunks_exact(self.text_len()).take(self.nsamples);
-        windows.map(|text| self.joints.window_start.iter().chain(text).copied().collect()).collect()
-    }
-
-    fn describe(&self, documents: usize, sha256: &str) -> String {
-        let language = self.language.map_or("any text".to_owned(), |l| l.to_string());
-        let CalibrationOptions { nsamples, seqlen, seed, .. } = self;
-        format!(
-            "{nsamples} windows of {seqlen} tokens, {language}, {documents} documents, seed {seed}, sha256 {sha256}"
-        )
+    fn start_len(&self) -> usize {
+        usize::from(self.joints.window_start.is_some())
     }
 }
 
-impl Language {
-    /// All of them.
-    pub const ALL: [Language; 4] = [Language::Python, Language::Java, Language::Cpp, Language::JavaScript];
-
-    /// Lower-case name, such as `javascript`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Language::Python => "python",
-            Language::Java => "java",
-            Language::Cpp => "cpp",
-            Language::JavaScript => "javascript",
-        }
-    }
-
-    /// Extensions of its files, without the dot.
-    pub fn extensions(self) -> &'static [&'static str] {
-        match self {
-            Language::Python => &["py", "pyi"],
-            Language::Java => &["java"],
-            Language::Cpp => &["cpp", "cc", "cxx", "hpp", "hh", "h"],
-            Language::JavaScript => &["js", "mjs", "cjs", "jsx"],
-        }
-    }
-}
-
-impl std::str::FromStr for Language {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let known = || Language::ALL.map(|l| format!("`{}`", l.name())).join(", ");
-        Language::ALL.into_iter().find(|l| l.name() == text).ok_or_else(|| Error::option("language", text, known()))
-    }
-}
-
-impl fmt::Display for Language {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// For the middle of a sentence: empty if nothing was skipped.
-impl fmt::Display for Skipped {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let counts = [
-            (self.binary, "not text"),
-            (self.too_large, "above 2 MiB"),
-            (self.without_text, "without a `text` field"),
-            (self.empty, "empty"),
-        ];
-        let said: Vec<String> = counts.iter().filter(|(n, _)| *n > 0).map(|(n, why)| format!("{n} {why}")).collect();
-        if said.is_empty() { Ok(()) } else { write!(f, " ({} passed over)", said.join(", ")) }
-    }
-}
-
-/// Where one document is.
-struct Place {
-    path: PathBuf,
-    /// A line of a JSONL file; the whole file if `None`.
-    line: Option<Range<u64>>,
-}
-
-impl Place {
-    fn read(&self, skipped: &mut Skipped) -> Result<Option<String>, Error> {
-        let bytes = self.bytes().map_err(|source| Error::Io { action: "read", path: self.path.clone(), source })?;
-        let text = match &self.line {
-            None => text_of(bytes),
-            Some(_) => match text_field(&bytes) {
-                None => {
-                    skipped.without_text += 1;
-                    return Ok(None);
-                }
-                text => text,
-            },
-        };
-        match text {
-            None => skipped.binary += 1,
-            Some(text) if text.trim().is_empty() => skipped.empty += 1,
-            text => return Ok(text),
-        }
-        Ok(None)
-    }
-
-    fn bytes(&self) -> std::io::Result<Vec<u8>> {
-        let mut file = File::open(&self.path)?;
-        let mut len = MAX_DOCUMENT;
-        if let Some(line) = &self.line {
-            file.seek(SeekFrom::Start(line.start))?;
-            len = line.end - line.start;
-        }
-        let mut bytes = Vec::new();
-        file.take(len).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    }
-}
-
-fn text_of(bytes: Vec<u8>) -> Option<String> {
-    if bytes.contains(&0) { None } else { String::from_utf8(bytes).ok() }
-}
-
-fn text_field(line: &[u8]) -> Option<String> {
-    match serde_json::from_slice(line).ok()? {
-        serde_json::Value::Object(mut fields) => match fields.remove("text")? {
-            serde_json::Value::String(text) => Some(text),
-            _ => None,
-        },
-        _ => None,
-    }
+fn count(dealt: &[usize], part: usize) -> usize {
+    dealt.iter().filter(|d| **d == part).count()
 }
 
 /// Shows `each` the documents of files and folders, in an order that depends on names alone, until it breaks.
 /// What is taken and what passed over is as for calibration.
 pub fn each_document(
     sources: &[PathBuf],
-    language: Option<Language>,
+    domain: Domain,
     each: &mut dyn FnMut(&str) -> ControlFlow<()>,
 ) -> Result<Skipped, Error> {
-    let mut skipped = Skipped::default();
-    for place in find_documents(sources, language, &mut skipped)? {
-        if let Some(text) = place.read(&mut skipped)?
+    let mut documents = Documents::default();
+    for place in documents.find(sources, domain)? {
+        if let Some(text) = documents.read(&place)?
             && each(&text).is_break()
         {
             break;
         }
     }
-    Ok(skipped)
-}
-
-/// Every document of the sources, in an order that depends on names alone.
-fn find_documents(sources: &[PathBuf], language: Option<Language>, skipped: &mut Skipped) -> Result<Vec<Place>, Error> {
-    let mut places = Vec::new();
-    for source in sources {
-        let meta = std::fs::metadata(source);
-        let meta = meta.map_err(|e| Error::Io { action: "open", path: source.clone(), source: e })?;
-        if meta.is_dir() {
-            for file in files_below(source, language)? {
-                add_file(&file, &mut places, skipped)?;
-            }
-        } else if meta.is_file() {
-            add_file(source, &mut places, skipped)?;
-        } else {
-            let e = std::io::Error::other("neither a file nor a folder");
-            return Err(Error::Io { action: "read", path: source.clone(), source: e });
-        }
-    }
-    Ok(places)
-}
-
-fn files_below(folder: &Path, language: Option<Language>) -> Result<Vec<PathBuf>, Error> {
-    // Only rules inside the folder count: what a user asks for is not hidden by rules above it or elsewhere.
-    let walk = ignore::WalkBuilder::new(folder)
-        .parents(false)
-        .git_global(false)
-        .git_exclude(false)
-        .require_git(false)
-        .follow_links(false)
-        .sort_by_file_path(Path::cmp)
-        .build();
-    let mut files = Vec::new();
-    for entry in walk {
-        let entry = entry.map_err(|e| walk_error(folder, e))?;
-        if entry.file_type().is_some_and(|t| t.is_file()) && is_wanted(entry.path(), language) {
-            files.push(entry.into_path());
-        }
-    }
-    Ok(files)
-}
-
-fn walk_error(folder: &Path, error: ignore::Error) -> Error {
-    let reason = error.to_string();
-    let source = error.into_io_error().unwrap_or_else(|| std::io::Error::other(reason));
-    Error::Io { action: "list", path: folder.to_owned(), source }
-}
-
-fn is_wanted(path: &Path, language: Option<Language>) -> bool {
-    let Some(language) = language else { return true };
-    let extension = extension_of(path);
-    extension == "jsonl" || language.extensions().contains(&extension.as_str())
-}
-
-fn extension_of(path: &Path) -> String {
-    path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase()
-}
-
-fn add_file(path: &Path, places: &mut Vec<Place>, skipped: &mut Skipped) -> Result<(), Error> {
-    let io = |action| move |source| Error::Io { action, path: path.to_owned(), source };
-    if extension_of(path) == "jsonl" {
-        return add_lines(path, places, skipped).map_err(io("read"));
-    }
-    let meta = std::fs::metadata(path).map_err(io("open"))?;
-    if meta.len() > MAX_DOCUMENT {
-        skipped.too_large += 1;
-    } else {
-        places.push(Place { path: path.to_owned(), line: None });
-    }
-    Ok(())
-}
-
-/// Notes where the lines are, without keeping them.
-fn add_lines(path: &Path, places: &mut Vec<Place>, skipped: &mut Skipped) -> std::io::Result<()> {
-    let mut reader = BufReader::with_capacity(1 << 16, File::open(path)?);
-    let mut start = 0;
-    loop {
-        let len = skip_line(&mut reader)?;
-        match len {
-            0 => return Ok(()),
-            1 => {}
-            _ if len > MAX_DOCUMENT => skipped.too_large += 1,
-            _ => places.push(Place { path: path.to_owned(), line: Some(start..start + len) }),
-        }
-        start += len;
-    }
-}
-
-/// Bytes of the next line, its end included; 0 at the end of the file.
-fn skip_line(reader: &mut impl BufRead) -> std::io::Result<u64> {
-    let mut len = 0;
-    loop {
-        let buffer = reader.fill_buf()?;
-        let (n, ended) = match buffer.iter().position(|&b| b == b'\n') {
-            Some(at) => (at + 1, true),
-            None => (buffer.len(), buffer.is_empty()),
-        };
-        reader.consume(n);
-        len += n as u64;
-        if ended {
-            return Ok(len);
-        }
-    }
+    Ok(documents.skipped)
 }

@@ -4,6 +4,7 @@
 //! are those of the model that will run. (The published Wanda gathers all sites of a layer before it prunes
 //! the first; that costs a second pass and sees inputs that the sub-model never has.)
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use rayon::ThreadPool;
@@ -17,7 +18,7 @@ use crate::method::{Job, Method, Needs, by_name};
 use crate::pattern::{Group, Pattern};
 use crate::plan::{self, Work};
 use crate::refit::refit;
-use crate::report::{Report, TensorReport};
+use crate::report::{JudgedBy, Report, TensorReport, Warning};
 use crate::rounding::Rounding;
 use crate::sink::Sink;
 use crate::statistics::{ColumnNorms, Inputs};
@@ -138,7 +139,7 @@ impl PruneOptions {
     }
 
     /// Statistics that will be gathered.
-    pub(crate) fn needs(&self) -> Needs {
+    pub fn needs(&self) -> Needs {
         let others = self.allocation.matrices.values().map(|t| self.needs_of(*t));
         others.fold(self.needs_of(self.everywhere()), Needs::max)
     }
@@ -173,8 +174,13 @@ impl PruneOptions {
     }
 
     /// Among which weights the method compares.
-    pub(crate) fn group_of_method(&self) -> Group {
+    pub fn group_of_method(&self) -> Group {
         self.group.unwrap_or(self.method.group())
+    }
+
+    /// The matrices for which norms of inputs are needed, with their shapes.
+    pub fn matrices_with_norms(&self, config: &Config) -> impl Iterator<Item = (String, (usize, usize))> {
+        layer_matrices(config).filter(|(name, _)| self.needs_of(self.treatment(name)) == Needs::ColumnNorms)
     }
 
     /// Takes the method by its name.
@@ -197,6 +203,16 @@ impl std::str::FromStr for RoundingKind {
     }
 }
 
+impl std::fmt::Display for RoundingKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            RoundingKind::Auto => "auto",
+            RoundingKind::Nearest => "nearest",
+            RoundingKind::Compensated => "compensated",
+        })
+    }
+}
+
 /// Prunes `source` and hands every tensor of the new model to `sink`.
 ///
 /// `windows` are the calibration tokens; a method that needs no statistics does not look at them. `progress`
@@ -216,15 +232,47 @@ pub fn prune(
     let windows = if observing { windows } else { &[] };
     check_windows(windows, options, observing, config)?;
 
-    let work = Work::new(config, options, windows);
-    let meter = Meter { progress, done: 0, total: work.total(), layer: config.n_layers, layers: config.n_layers };
-    let mut run = Run { source, options, sink, meter, work, report: Report::default() };
-    run.report.tokens = windows.iter().map(|w| w.len() as u64).sum();
+    let mut run = Run::new(source, options, windows, sink, progress);
+    run.report.judged_by = JudgedBy::of(options.needs(), windows.len());
     run.store_outside_layers()?;
     match observing {
         true => run.prune_observed(&mut Stream::new(source, windows, options.threads)?)?,
-        false => run.prune_unseen()?,
+        false => run.prune_unseen(&BTreeMap::new())?,
     }
+    if options.needs() == Needs::Gram {
+        run.report.warnings = Warning::of_few_tokens(config, windows);
+    }
+    run.report.warn_of_matrices();
+    Ok(run.report)
+}
+
+/// The same with norms that were measured elsewhere, by GGUF's name of each matrix that is pruned: the model is not run. An
+/// error if a norm is missing, or if more than norms are needed.
+pub fn prune_with_norms(
+    source: &dyn Checkpoint,
+    options: &PruneOptions,
+    norms: &BTreeMap<String, ColumnNorms>,
+    sink: &mut dyn Sink,
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Report, Error> {
+    let config = source.config();
+    config.validate()?;
+    options.check(config)?;
+    check_tensors(source)?;
+    if options.needs() == Needs::Gram {
+        return Err(Error::NormsAlone { method: options.method.name() });
+    }
+    for (name, (_, cols)) in options.matrices_with_norms(config) {
+        let found = norms.get(&name).map_or(0, ColumnNorms::cols);
+        if found != cols {
+            return Err(Error::Norms { tensor: name, found, expected: cols });
+        }
+    }
+    let mut run = Run::new(source, options, &[], sink, progress);
+    run.report.judged_by = JudgedBy::of(options.needs(), 0);
+    run.store_outside_layers()?;
+    run.prune_unseen(norms)?;
+    run.report.warn_of_matrices();
     Ok(run.report)
 }
 
@@ -237,7 +285,21 @@ struct Run<'a> {
     report: Report,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    fn new(
+        source: &'a dyn Checkpoint,
+        options: &'a PruneOptions,
+        windows: &[Vec<u32>],
+        sink: &'a mut dyn Sink,
+        progress: &'a mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Self {
+        let (config, layers) = (source.config(), source.config().n_layers);
+        let work = Work::new(config, options, windows);
+        let meter = Meter { progress, done: 0, total: work.total(), layer: layers, layers };
+        let tokens = windows.iter().map(|w| w.len() as u64).sum();
+        Run { source, options, sink, meter, work, report: Report { tokens, ..Report::default() } }
+    }
+
     fn store_outside_layers(&mut self) -> Result<(), Error> {
         for (name, rows, cols) in outside_layers(self.source.config()) {
             if rows == 1 {
@@ -261,7 +323,7 @@ impl Run<'_> {
                 check_norms(index, site, &inputs.norms)?;
                 let pool = stream.pool();
                 for short in site.matrices() {
-                    let pruned = self.prune_matrix(index, site, short, Some((&inputs, &pool)))?;
+                    let pruned = self.prune_matrix(index, site, short, Some(&inputs), Some(&pool))?;
                     // Expanded once: every window multiplies with it, and that is where the time goes.
                     layer.set(short, expanded(short, &pruned)?)?;
                 }
@@ -272,13 +334,16 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn prune_unseen(&mut self) -> Result<(), Error> {
+    /// Without running the model: with `norms` by the name of the matrix, or none.
+    fn prune_unseen(&mut self, norms: &BTreeMap<String, ColumnNorms>) -> Result<(), Error> {
         for index in 0..self.source.config().n_layers {
             self.meter.layer = index;
             self.store_vectors_of(index)?;
             for site in Site::ALL {
                 for short in site.matrices() {
-                    self.prune_matrix(index, site, short, None)?;
+                    let norms = norms.get(&format!("blk.{index}.{short}"));
+                    let inputs = norms.map(|norms| Inputs::from(norms.clone()));
+                    self.prune_matrix(index, site, short, inputs.as_ref(), None)?;
                 }
             }
         }
@@ -290,16 +355,17 @@ impl Run<'_> {
         layer: usize,
         site: Site,
         short: &str,
-        seen: Option<(&Inputs, &ThreadPool)>,
+        inputs: Option<&Inputs>,
+        pool: Option<&ThreadPool>,
     ) -> Result<Matrix, Error> {
         let name = format!("blk.{layer}.{short}");
         let shape = expect(self.source, &name)?;
         let dense = read_all(self.source, &name)?;
         check_finite(&name, &dense, shape.1)?;
         let (options, name_of) = (self.options, name.as_str());
-        let (stored, relative_error) = match seen {
-            Some((inputs, pool)) => pool.install(|| outcome(options, name_of, shape, &dense, Some(inputs)))?,
-            None => outcome(options, name_of, shape, &dense, None)?,
+        let Outcome { stored, relative_error, fell_back } = match pool {
+            Some(pool) => pool.install(|| outcome(options, name_of, shape, &dense, inputs))?,
+            None => outcome(options, name_of, shape, &dense, inputs)?,
         };
         self.push(&name, &stored)?;
         self.report.tensors.push(TensorReport {
@@ -308,6 +374,7 @@ impl Run<'_> {
             total: dense.len() as u64,
             bytes: stored.byte_len() as u64,
             relative_error,
+            fell_back,
             name: name.clone(),
         });
         self.meter.tick(site.name(), self.options.cost(&name, shape.1) * dense.len() as u64)?;
@@ -341,7 +408,13 @@ impl Run<'_> {
     }
 
     fn push(&mut self, name: &str, matrix: &Matrix) -> Result<(), Error> {
-        self.report.bytes += matrix.byte_len() as u64;
+        let bytes = matrix.byte_len() as u64;
+        self.report.bytes += bytes;
+        match name {
+            "token_embd.weight" => self.report.embedding_bytes = bytes,
+            "output.weight" => self.report.head_bytes = bytes,
+            _ => {}
+        }
         self.sink.push(name, matrix)
     }
 }
@@ -381,14 +454,22 @@ pub(crate) fn encode_table(
     Ok(stored)
 }
 
-/// What is stored of a matrix, and how far that is from it.
+/// What is stored of a matrix, how far that is from it, and whether the method fell back to another.
+pub(crate) struct Outcome {
+    pub(crate) stored: Matrix,
+    pub(crate) relative_error: f64,
+    fell_back: bool,
+}
+
+/// Treats one matrix as `options` say.
 pub(crate) fn outcome(
     options: &PruneOptions,
     name: &str,
     shape: (usize, usize),
     dense: &[f32],
     inputs: Option<&Inputs>,
-) -> Result<(Matrix, f64), Error> {
+) -> Result<Outcome, Error> {
+    let mut fell_back = false;
     let treatment = options.treatment(name);
     let stored = if treatment.pattern.is_dense() {
         let everything = Mask::all(shape.0, shape.1);
@@ -402,8 +483,10 @@ pub(crate) fn outcome(
             inputs,
             pattern: treatment.pattern,
             group: options.group,
+            fell_back: false,
         };
         let mask = options.method.prune(job)?;
+        fell_back = job.fell_back;
         weights.chunks_exact_mut(shape.1).enumerate().for_each(|(row, weights)| mask.clear(row, weights));
         if let (true, Some(gram)) = (options.refit, inputs.and_then(Inputs::damped)) {
             refit(&mut weights, dense, &mask, gram, shape.1);
@@ -413,7 +496,7 @@ pub(crate) fn outcome(
         round(options, name, treatment, shape, (dense, &weights), &mask, inputs)?
     };
     let relative_error = compare(name, dense, &stored, inputs)?;
-    Ok((stored, relative_error))
+    Ok(Outcome { stored, relative_error, fell_back })
 }
 
 /// Stores `pruned`, which is to do what `dense` does.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::calibration::Skipped;
+use crate::calibration::{Domain, Skipped};
 
 /// Why a model could not be pruned.
 #[derive(Debug, thiserror::Error)]
@@ -30,28 +30,53 @@ pub enum Error {
     },
     /// Nothing to calibrate on, or not enough.
     #[error(
-        "calibration text gives {have} tokens from {documents} documents{skipped}; {nsamples} windows of {seqlen} \
-         need {need}: add text, or ask for at most {} windows", have / seqlen.max(&1)
+        "calibration text ({domain}) gives {have} tokens from {documents} documents{skipped}; {nsamples} windows of \
+         {seqlen} need {need}: {}", more_text(*fitting)
     )]
     TooFewTokens {
+        /// What the text was to be.
+        domain: Domain,
         /// Tokens found, separators included.
         have: usize,
         /// Tokens the windows hold.
         need: usize,
-        /// Windows asked for.
+        /// Windows asked for, of this domain.
         nsamples: usize,
         /// Tokens a window.
         seqlen: usize,
+        /// Windows of all domains that there is text for.
+        fitting: usize,
         /// Documents read.
         documents: usize,
         /// What was passed over.
-        skipped: Skipped,
+        skipped: Box<Skipped>,
     },
     /// The method needs statistics and there are no calibration windows.
     #[error("method `{method}` needs calibration text; give files or folders of it, or use `magnitude`")]
     NoCalibration {
         /// The method.
         method: &'static str,
+    },
+    /// There are norms of inputs, and the method or the rounding needs their products.
+    #[error(
+        "method `{method}`, a refit or compensated rounding needs calibration text, not only the norms of an imatrix; give \
+         files or folders of text, or use `wanda` or `ria`"
+    )]
+    NormsAlone {
+        /// The method.
+        method: &'static str,
+    },
+    /// Norms of inputs from elsewhere are missing or of another model.
+    #[error(
+        "tensor `{tensor}`: {found} norms of input features, expected {expected}; measure them with the same model"
+    )]
+    Norms {
+        /// GGUF's name.
+        tensor: String,
+        /// How many there are.
+        found: usize,
+        /// Columns of the matrix.
+        expected: usize,
     },
     /// The products of a matrix's inputs have no Cholesky factor.
     #[error(
@@ -160,5 +185,12 @@ pub enum Error {
 impl Error {
     pub(crate) fn option(option: &'static str, value: &str, expected: impl Into<String>) -> Self {
         Error::Option { option, value: value.to_owned(), expected: expected.into() }
+    }
+}
+
+fn more_text(fitting: usize) -> String {
+    match fitting {
+        0 => "add text, or ask for shorter windows with --seqlen".to_owned(),
+        n => format!("add text, or ask for the {n} windows that it fills with --nsamples {n}"),
     }
 }

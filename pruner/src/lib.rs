@@ -38,14 +38,14 @@ mod statistics;
 mod stream;
 
 pub use allocation::{Allocation, Treatment, ValueType};
-pub use calibration::{Calibration, CalibrationOptions, Language};
-pub use driver::{Progress, PruneOptions, RoundingKind, prune};
+pub use calibration::{Calibration, CalibrationOptions, Domain, Language};
+pub use driver::{Progress, PruneOptions, RoundingKind, prune, prune_with_norms};
 pub use error::Error;
 pub use method::Method;
 pub use pattern::{Group, Pattern};
 pub use plan::{Plan, estimate_time, plan};
 pub use profile::{Budget, Profile};
-pub use report::{Report, TensorReport};
+pub use report::{JudgedBy, Report, TensorReport, Warning};
 pub use sink::Sink;
 pub use statistics::{ColumnNorms, Gram, Inputs};
 pub use stream::Site;

@@ -40,7 +40,7 @@ pub trait Method: Send + Sync {
     fn prune(&self, job: &mut Job<'_>) -> Result<Mask, Error>;
 }
 
-/// Statistics a method needs.
+/// Statistics a method needs, each more than the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Needs {
     /// None: the model is not run at all.
@@ -65,6 +65,8 @@ pub struct Job<'a> {
     pub pattern: Pattern,
     /// Among which weights scores are compared; `None` for the method's own choice.
     pub group: Option<Group>,
+    /// Set by a method whose own answer was worse than Wanda's, which it gives instead.
+    pub fell_back: bool,
 }
 
 /// The method called `name`.

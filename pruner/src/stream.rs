@@ -22,7 +22,7 @@ const CHUNK: usize = 64;
 const SHARE: usize = 2;
 
 /// One window of so many is held out.
-const HELD_OUT: usize = 10;
+pub(crate) const HELD_OUT: usize = 10;
 
 /// Most bytes of down-projection inputs that are kept from the pass that observes them to the pass that uses
 /// them. They are the widest of all; those of further windows are computed again.

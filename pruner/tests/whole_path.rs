@@ -1,12 +1,12 @@
 //! A small random model pruned from end to end, against an independent f64 decoder.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use pruner::{
-    Allocation, Error, Group, Pattern, Plan, Progress, PruneOptions, Report, RoundingKind, Treatment, ValueType, plan,
-    prune,
+    Allocation, ColumnNorms, Error, Group, Pattern, Plan, Progress, PruneOptions, Report, RoundingKind, Treatment,
+    ValueType, plan, prune, prune_with_norms,
 };
 use runtime::{EngineOptions, KvType, Model, Precision, Session, SessionOptions};
 use spm::synthetic::SyntheticModel;
@@ -91,6 +91,38 @@ fn masks_are_those_of_an_independent_decoder() {
         });
         assert_eq!(checked, 14);
     }
+}
+
+/// Norms that were measured elsewhere give the masks that the formula gives with them.
+#[test]
+fn norms_from_elsewhere_are_used_as_they_are() {
+    let model = model();
+    let squares = |cols: usize| (0..cols).map(|j| ((j * 37 + 11) % 101) as f64 + 0.5).collect::<Vec<_>>();
+    let options = PruneOptions { ignore: vec!["attn_v".into()], ..half(0.5) };
+    let mut norms: BTreeMap<String, ColumnNorms> = options
+        .matrices_with_norms(model.config())
+        .map(|(name, (_, cols))| (name, ColumnNorms::from_squares(squares(cols), 7).unwrap()))
+        .collect();
+    assert_eq!(norms.len(), 12);
+    let go_on = &mut |_| ControlFlow::Continue(());
+    let mut tensors = Tensors::new();
+    let report = prune_with_norms(&model, &options, &norms, &mut tensors, go_on).unwrap();
+    assert_eq!((report.tensors.len(), report.tokens), (14, 0));
+    for (name, stored) in tensors.iter().filter(|(name, _)| norms.contains_key(name)) {
+        let roots: Vec<f64> = squares(stored.cols()).iter().map(|s| s.sqrt()).collect();
+        check_mask(&model, name, stored, &roots, 0.5);
+    }
+
+    let mut fail = |options: &PruneOptions, norms: &_| {
+        prune_with_norms(&model, options, norms, &mut Tensors::new(), go_on).unwrap_err().to_string()
+    };
+    let more = options.clone().with_method("admm").unwrap();
+    assert!(fail(&more, &norms).starts_with("method `admm`, a refit or compensated rounding needs calibration text"));
+    norms.insert("blk.0.attn_q.weight".into(), ColumnNorms::new(5));
+    assert!(fail(&options, &norms).starts_with("tensor `blk.0.attn_q.weight`: 5 norms of input features, expected"));
+    norms.remove("blk.1.ffn_down.weight");
+    norms.remove("blk.0.attn_q.weight");
+    assert!(fail(&options, &norms).starts_with("tensor `blk.0.attn_q.weight`: 0 norms of input features, expected"));
 }
 
 /// Wanda's equation in f64; where f32 may decide otherwise, the scores must be all but equal.

@@ -2,14 +2,17 @@
 //! environment or ends the process.
 
 pub mod bench;
+pub mod calibration;
 pub mod chat;
 pub mod cli;
 pub mod dump;
 pub mod evaluate;
 pub mod failure;
+pub mod imatrix;
 pub mod inspect;
 pub mod open;
 pub mod process;
+pub mod report;
 pub mod synth;
 
 pub use failure::{Failure, run};

@@ -2,7 +2,7 @@
 //!
 //! [`open`] reads GGUF version 2 or 3, whole or split, checks all of it, and gives a [`GgufModel`], which is a
 //! [`spm::Checkpoint`]. Families are in `family/`, one file each; the types of ggml that are read, in
-//! [`GgmlType`]. Writing is for tests and for models made from nothing ([`GgufWriter`]).
+//! [`GgmlType`]. [`Imatrix`] reads llama.cpp's importance matrices. Writing is for tests and for models made from nothing ([`GgufWriter`]).
 //!
 //! # Why not gguf-rs
 //!
@@ -24,6 +24,7 @@ mod dequant;
 mod error;
 mod family;
 mod ggml_type;
+mod imatrix;
 mod keys;
 mod metadata;
 mod mistaken;
@@ -41,6 +42,7 @@ use std::path::Path;
 pub use dequant::expand;
 pub use error::Error;
 pub use ggml_type::GgmlType;
+pub use imatrix::{Imatrix, InputSums};
 pub use metadata::{Array, Kind, Value};
 pub use model::GgufModel;
 pub use reader::{GgufFile, Tensor};

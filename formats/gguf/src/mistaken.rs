@@ -28,6 +28,10 @@ fn recognise(bytes: &[u8]) -> (String, &'static str) {
         _ if head.starts_with(b"version https://git-lfs") => {
             ("a git-lfs pointer", "run `git lfs pull` to fetch the model itself")
         }
+        _ if is_old_imatrix(head) => (
+            "an importance matrix in llama.cpp's old binary format",
+            "convert it with `llama-imatrix --in-file OLD -o NEW.gguf`, or make it again",
+        ),
         _ if is_html(head) => ("a web page", "the download address is wrong: fetch the raw file"),
         _ if is_safetensors(head) => {
             ("a safetensors file", "give the folder that holds it, or convert it with convert_hf_to_gguf.py")
@@ -51,4 +55,12 @@ fn is_html(head: &[u8]) -> bool {
 fn is_safetensors(head: &[u8]) -> bool {
     head.split_first_chunk::<8>()
         .is_some_and(|(len, rest)| u64::from_le_bytes(*len) < 1 << 32 && rest.starts_with(b"{\""))
+}
+
+/// A number of entries, the length of the first one's name, and a tensor's name.
+fn is_old_imatrix(head: &[u8]) -> bool {
+    head.split_first_chunk::<8>().is_some_and(|(numbers, rest)| {
+        let len = u32::from_le_bytes([numbers[4], numbers[5], numbers[6], numbers[7]]) as usize;
+        (1..=128).contains(&len) && rest.get(..len).is_some_and(|name| name.ends_with(b".weight"))
+    })
 }

@@ -53,12 +53,14 @@ impl Method for Admm {
             return Ok(mask);
         };
         let mut best = wandas(job)?;
+        job.fell_back = true;
         let mut least = held_out.relative_error(job.weights, &best.0);
         for damp in DAMPS {
             let found = scaled.solve(job, damp)?;
             let error = held_out.relative_error(job.weights, &found.0);
             if error < least {
                 (best, least) = (found, error);
+                job.fell_back = false;
             }
         }
         job.weights.copy_from_slice(&best.0);

@@ -30,7 +30,15 @@ fn inputs() -> Inputs {
 fn pruned(name: &str, pattern: Pattern, group: Option<Group>, inputs: &Inputs) -> Vec<f32> {
     let mut weights = noise(ROWS * COLS, 2);
     let method: &dyn Method = METHODS.into_iter().find(|m| m.name() == name).unwrap();
-    let mut job = Job { tensor: "t", shape: (ROWS, COLS), weights: &mut weights, inputs: Some(inputs), pattern, group };
+    let mut job = Job {
+        tensor: "t",
+        shape: (ROWS, COLS),
+        weights: &mut weights,
+        inputs: Some(inputs),
+        pattern,
+        group,
+        fell_back: false,
+    };
     let mask = method.prune(&mut job).unwrap();
     (0..ROWS * COLS).map(|i| if mask.is_kept(i / COLS, i % COLS) { weights[i] } else { 0.0 }).collect()
 }

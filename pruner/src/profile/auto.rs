@@ -15,7 +15,7 @@ use super::Budget;
 use super::mix::{Choice, cheapest};
 use super::probe::Probe;
 use crate::allocation::{Allocation, Treatment, ValueType};
-use crate::driver::{Progress, PruneOptions, check_finite, encode_table, outcome, outside_layers, read_all};
+use crate::driver::{Outcome, Progress, PruneOptions, check_finite, encode_table, outcome, outside_layers, read_all};
 use crate::error::Error;
 use crate::method::{Needs, by_name};
 use crate::pattern::{Group, Pattern};
@@ -123,7 +123,8 @@ impl Search<'_> {
         check_finite(name, &dense, shape.1)?;
         let options = self.options;
         let half = Treatment { pattern: Pattern::Unstructured { sparsity: 0.5 }, values: ValueType::F16 };
-        let (stored, error) = pool.install(|| tried(options, half, name, shape, &dense, inputs))?;
+        let Outcome { stored, relative_error: error, .. } =
+            pool.install(|| tried(options, half, name, shape, &dense, inputs))?;
         let divergence = probe.divergence(name, stored)?.max(0.0);
         // What an error of all there is would cost if losses grew with its square all the way.
         let whole = if error > 0.0 { divergence / (error * error) } else { 0.0 };
@@ -132,7 +133,8 @@ impl Search<'_> {
         let mut losses = Vec::with_capacity(treatments.len());
         for treatment in &treatments {
             let sampled = (sample.len() / shape.1, shape.1);
-            let (_, error) = pool.install(|| tried(options, *treatment, name, sampled, &sample, inputs))?;
+            let Outcome { relative_error: error, .. } =
+                pool.install(|| tried(options, *treatment, name, sampled, &sample, inputs))?;
             losses.push(whole * error * error);
         }
         Ok(Item { name: name.to_owned(), shape, treatments, losses })
@@ -208,7 +210,7 @@ fn tried(
     shape: (usize, usize),
     rows: &[f32],
     inputs: &Inputs,
-) -> Result<(spm::Matrix, f64), Error> {
+) -> Result<Outcome, Error> {
     let options = PruneOptions {
         method: by_name("sparsegpt")?,
         group: Some(Group::Matrix),

@@ -15,6 +15,11 @@ impl ColumnNorms {
         ColumnNorms { sums: vec![0.0; cols], tokens: 0 }
     }
 
+    /// Sums of squares of each feature over `tokens` tokens that were seen elsewhere; `None` if one is no sum of squares.
+    pub fn from_squares(sums: Vec<f64>, tokens: u64) -> Option<Self> {
+        sums.iter().all(|s| s.is_finite() && *s >= 0.0).then_some(ColumnNorms { sums, tokens })
+    }
+
     /// Input features.
     pub fn cols(&self) -> usize {
         self.sums.len()
@@ -70,6 +75,9 @@ mod tests {
             assert!((norms.squares()[j] - expected).abs() <= 1e-12 * expected, "column {j}");
             assert_eq!(norms.norms()[j], norms.squares()[j].sqrt() as f32);
         }
+        assert_eq!(ColumnNorms::from_squares(norms.squares().to_vec(), n as u64), Some(norms));
+        assert_eq!(ColumnNorms::from_squares(vec![1.0, -1.0], 1), None);
+        assert_eq!(ColumnNorms::from_squares(vec![f64::NAN], 1), None);
     }
 
     #[test]

@@ -9,17 +9,13 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
-use pruner::calibration::Joints;
-use pruner::method::Needs;
-use pruner::{
-    Calibration, CalibrationOptions, Group, Language, Pattern, Plan, Progress, PruneOptions, Report, RoundingKind,
-    ValueType,
-};
-use runtime::Tokenizer;
+use pruner::{Group, Pattern, Plan, Progress, PruneOptions, Report, RoundingKind, ValueType};
 use spm::{Checkpoint, Provenance, SpmWriter, WriterOptions};
+use tools::Failure;
+use tools::calibration::{CalibrationArgs, Statistics};
 use tools::open::AnyModel;
 use tools::process::{self, megabytes};
-use tools::{Failure, cli};
+use tools::report::{self, Calibration, Facts, Options, ReportFiles, Source, Totals};
 
 /// Prune a dense model (.gguf) for a programming language and write a sparse one (.spm).
 ///
@@ -32,22 +28,8 @@ struct Cli {
     /// Where the sparse model goes
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// Calibration text: a file or folder, the user's own repository for example; may be given several times.
-    /// .jsonl files have a document in the `text` field of each line
-    #[arg(long, value_name = "PATH")]
-    calib: Vec<PathBuf>,
-    /// In folders, only files of this language: python, java, cpp, javascript
-    #[arg(long)]
-    lang: Option<Language>,
-    /// Calibration windows
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    nsamples: usize,
-    /// Tokens a window
-    #[arg(long, value_name = "N", default_value_t = 512)]
-    seqlen: usize,
-    /// Chooses the calibration documents
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    calibration: CalibrationArgs,
     /// Which weights go: wanda, admm, sparsegpt, ria, magnitude
     #[arg(long, default_value = "wanda")]
     method: String,
@@ -89,6 +71,9 @@ struct Cli {
     /// Print every tensor's sparsity and error to standard output at the end
     #[arg(long)]
     report: bool,
+    /// Leave out OUT.report.json and OUT.report.md, which say what was done
+    #[arg(long)]
+    no_report_files: bool,
 }
 
 fn main() -> ExitCode {
@@ -101,7 +86,8 @@ fn main_with(args: &Cli) -> Result<(), Failure> {
     let file = AnyModel::open(&args.source)?;
     let source = file.checkpoint();
     let options = args.prune_options()?;
-    let plan = pruner::plan(source, &options, args.nsamples, args.seqlen)?;
+    let (nsamples, seqlen) = args.calibration.size();
+    let plan = pruner::plan(source, &options, nsamples, seqlen)?;
     if args.dry_run {
         return print_plan(source, &options, args, &plan);
     }
@@ -109,17 +95,31 @@ fn main_with(args: &Cli) -> Result<(), Failure> {
     let sources = args.source_files(&file);
     let writer_options =
         WriterOptions { expected_bytes: plan.file_bytes, replace: args.force, sources: sources.clone() };
+    let report_files = match args.no_report_files {
+        true => None,
+        false => Some(ReportFiles::beside(&args.output, args.force)?),
+    };
     let mut writer = SpmWriter::create(&args.output, &writer_options)?;
-    let calibration = args.calibrate(&options, source)?;
-    let windows = calibration.as_ref().map_or(&[][..], |c| &c.windows);
+    let statistics = args.calibration.statistics(&options, source, &args.source)?;
     let bar = progress_bar();
     let started = Instant::now();
     let mut progress = |p: Progress| show_progress(&bar, started, p, &interrupted);
-    let report = pruner::prune(source, &options, windows, &mut writer, &mut progress)?;
+    let mut report = match &statistics {
+        Statistics::None => pruner::prune(source, &options, &[], &mut writer, &mut progress)?,
+        Statistics::Text(text) => pruner::prune(source, &options, &text.windows, &mut writer, &mut progress)?,
+        Statistics::Imatrix(imatrix) => {
+            pruner::prune_with_norms(source, &options, &imatrix.norms, &mut writer, &mut progress)?
+        }
+    };
     bar.finish_and_clear();
-    let provenance = args.provenance(&sources, &options, calibration.as_ref())?;
+    report.warnings.extend(statistics.warnings());
+    let provenance = args.provenance(&sources, &options, &statistics)?;
     let bytes = writer.finish(source.config(), source.vocabulary(), &provenance)?;
-    print_result(args, &report, bytes, started.elapsed())
+    let facts = args.facts(&provenance, &options, &statistics, &report, bytes, started.elapsed());
+    if let Some(files) = &report_files {
+        files.write(&facts)?;
+    }
+    print_result(args, &report, &statistics, &facts, report_files.as_ref())
 }
 
 impl Cli {
@@ -146,40 +146,11 @@ impl Cli {
         }
     }
 
-    /// The calibration windows, if the method wants any.
-    fn calibrate(&self, options: &PruneOptions, source: &dyn Checkpoint) -> Result<Option<Calibration>, Failure> {
-        if !options.needs_calibration() {
-            return Ok(None);
-        }
-        if self.calib.is_empty() {
-            let asking = match options.method.needs() {
-                Needs::Nothing if self.refit => "--refit",
-                Needs::Nothing => "--rounding compensated",
-                _ => &format!("--method {}", self.method),
-            };
-            return Err(Failure::Usage(format!("{asking} needs calibration text: give --calib FILE or FOLDER")));
-        }
-        let vocabulary = source.vocabulary().ok_or(runtime::Error::NoVocabulary);
-        let tokenizer = vocabulary.and_then(Tokenizer::new).map_err(|e| cli::name_file(e.into(), &self.source))?;
-        let options = CalibrationOptions {
-            sources: self.calib.clone(),
-            language: self.lang,
-            nsamples: self.nsamples,
-            seqlen: self.seqlen,
-            seed: self.seed,
-            joints: Joints {
-                window_start: tokenizer.bos().filter(|_| tokenizer.adds_bos()),
-                document_end: tokenizer.token_id("<|endoftext|>").or(tokenizer.eos()),
-            },
-        };
-        Ok(Some(Calibration::collect(&options, &|text| tokenizer.encode_plain(text))?))
-    }
-
     fn provenance(
         &self,
         sources: &[PathBuf],
         options: &PruneOptions,
-        calibration: Option<&Calibration>,
+        statistics: &Statistics,
     ) -> Result<Provenance, Failure> {
         let mut p = Provenance::default();
         p.source = self.source.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
@@ -187,12 +158,34 @@ impl Cli {
         p.method = self.method.clone();
         p.sparsity = options.pattern.sparsity() as f32;
         p.pattern = self.pattern.clone();
-        if let Some(c) = calibration {
-            p.calibration = c.description().to_owned();
-            p.calibration_sha256 = c.sha256.clone();
-        }
+        (p.calibration, p.calibration_sha256) = statistics.provenance().unwrap_or_default();
         p.tool = format!("sparse-prune {}", env!("CARGO_PKG_VERSION"));
         Ok(p)
+    }
+
+    fn facts(
+        &self,
+        provenance: &Provenance,
+        options: &PruneOptions,
+        statistics: &Statistics,
+        report: &Report,
+        bytes: u64,
+        time: Duration,
+    ) -> Facts {
+        Facts {
+            format: report::FORMAT,
+            tool: provenance.tool.clone(),
+            output: self.output.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
+            source: Source { name: provenance.source.clone(), sha256: provenance.source_sha256.clone() },
+            options: Options::of(options),
+            calibration: Calibration::of(statistics),
+            judged_by: report.judged_by.name(),
+            totals: Totals::of(report, bytes),
+            matrices: report.tensors.iter().map(Into::into).collect(),
+            warnings: report.warnings.iter().map(Into::into).collect(),
+            seconds: time.as_secs_f64(),
+            peak_memory_bytes: process::peak_memory(),
+        }
     }
 }
 
@@ -222,7 +215,13 @@ fn print_plan(source: &dyn Checkpoint, options: &PruneOptions, args: &Cli, plan:
     Ok(())
 }
 
-fn print_result(args: &Cli, report: &Report, bytes: u64, time: Duration) -> Result<(), Failure> {
+fn print_result(
+    args: &Cli,
+    report: &Report,
+    statistics: &Statistics,
+    facts: &Facts,
+    files: Option<&ReportFiles>,
+) -> Result<(), Failure> {
     if args.report {
         let mut out = std::io::stdout().lock();
         writeln!(out, "tensor\tencoding\tkept\ttotal\tsparsity\trelative_error")?;
@@ -232,15 +231,19 @@ fn print_result(args: &Cli, report: &Report, bytes: u64, time: Duration) -> Resu
         }
     }
     let mut err = std::io::stderr().lock();
-    let peak = process::peak_memory().map_or(String::new(), |p| format!(", peak memory {}", megabytes(p)));
-    writeln!(
-        err,
-        "{}: {}, {} of {} weights kept, {:.1} s{peak}",
-        args.output.display(),
-        megabytes(bytes),
-        report.kept(),
-        report.total(),
-        time.as_secs_f64()
-    )?;
+    let peak = facts.peak_memory_bytes.map_or(String::new(), |p| format!(", peak memory {}", megabytes(p)));
+    let (size, kept, total) = (megabytes(facts.totals.file_bytes), report.kept(), report.total());
+    let (output, seconds) = (args.output.display(), facts.seconds);
+    writeln!(err, "{output}: {size}, {kept} of {total} weights kept, {seconds:.1} s{peak}")?;
+    if let Statistics::Text(c) = statistics {
+        let (tokens, documents, available) = (c.tokens(), c.documents(), c.available());
+        writeln!(err, "calibrated on {tokens} tokens from {documents} of {available} documents{}", c.skipped)?;
+    }
+    for warning in &report.warnings {
+        writeln!(err, "sparse-prune: warning: {warning}")?;
+    }
+    if let Some(files) = files {
+        writeln!(err, "report: {}", files.markdown().display())?;
+    }
     Ok(())
 }

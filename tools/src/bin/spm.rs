@@ -100,7 +100,8 @@ struct EvalArgs {
     /// Files and folders of text; .jsonl files have a document in the `text` field of each line
     #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
     text: Vec<PathBuf>,
-    /// In folders, only files of this language: python, java, cpp, javascript
+    /// In folders, only files of this language: python, java, cpp, javascript, typescript, go, rust, c, csharp, php, ruby,
+    /// shell
     #[arg(long)]
     lang: Option<Language>,
     /// Compare with this model, usually the dense one that was pruned; it runs with exact activations
@@ -224,7 +225,7 @@ fn read_windows(args: &EvalArgs, ready: &Ready) -> Result<Vec<Vec<u32>>, Failure
     let step = context - begin.len();
     let enough = args.windows.map(|n| n.saturating_mul(step));
     let mut ids = Vec::new();
-    pruner::calibration::each_document(&args.text, args.lang, &mut |text| {
+    pruner::calibration::each_document(&args.text, args.lang.into(), &mut |text| {
         ids.extend(ready.tokenizer.encode_plain(text));
         match enough {
             Some(n) if ids.len() >= n => ControlFlow::Break(()),

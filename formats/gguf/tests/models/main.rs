@@ -4,6 +4,7 @@ mod damaged;
 mod dequant;
 mod families;
 mod gguf_rs;
+mod imatrix;
 mod read_back;
 mod real_files;
 mod split;

@@ -1,0 +1,212 @@
+//! From files and folders to documents: where they are, and reading them one by one.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use sha2::{Digest, Sha256};
+
+use super::domain::{Domain, is_code, is_jsonl};
+use super::generated;
+use super::skipped::Skipped;
+use crate::error::Error;
+
+/// Larger files, and lines of JSONL, are not source code.
+const MAX_DOCUMENT: u64 = 2 << 20;
+
+/// Where one document is.
+pub(super) struct Place {
+    path: PathBuf,
+    kind: Kind,
+}
+
+enum Kind {
+    /// A file that was named: taken as it is.
+    Named,
+    /// A file that a folder held: taken if people wrote it.
+    Found,
+    /// A line of a JSONL file, taken as it is: somebody chose it before.
+    Line(Range<u64>),
+}
+
+/// Finds documents and reads them, and counts what it passes over.
+#[derive(Default)]
+pub(super) struct Documents {
+    pub(super) skipped: Skipped,
+    /// Hashes of the files of folders that were read.
+    seen: HashSet<[u8; 32]>,
+}
+
+impl Documents {
+    /// Every document of the sources, in an order that depends on names alone.
+    pub(super) fn find(&mut self, sources: &[PathBuf], domain: Domain) -> Result<Vec<Place>, Error> {
+        let mut places = Vec::new();
+        for source in sources {
+            let meta = std::fs::metadata(source);
+            let meta = meta.map_err(|e| Error::Io { action: "open", path: source.clone(), source: e })?;
+            if meta.is_dir() {
+                self.add_folder(source, domain, &mut places)?;
+            } else if meta.is_file() {
+                self.add_file(source, Kind::Named, &mut places)?;
+            } else {
+                let e = std::io::Error::other("neither a file nor a folder");
+                return Err(Error::Io { action: "read", path: source.clone(), source: e });
+            }
+        }
+        Ok(places)
+    }
+
+    fn add_folder(&mut self, folder: &Path, domain: Domain, places: &mut Vec<Place>) -> Result<(), Error> {
+        let files = self.files_below(folder)?;
+        let all = files.len();
+        let chosen = domain.choose(files);
+        self.skipped.of_another_kind += all - chosen.len();
+        for file in chosen {
+            if generated::has_generated_name(&file) {
+                self.skipped.generated += 1;
+            } else {
+                self.add_file(&file, Kind::Found, places)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn files_below(&mut self, folder: &Path) -> Result<Vec<PathBuf>, Error> {
+        let vendored = Arc::new(AtomicUsize::new(0));
+        let passed_over = Arc::clone(&vendored);
+        let is_wanted = move |entry: &ignore::DirEntry| {
+            let is_folder_inside = entry.depth() > 0 && entry.file_type().is_some_and(|t| t.is_dir());
+            let is_vendored = is_folder_inside && generated::is_vendored(entry.path());
+            passed_over.fetch_add(usize::from(is_vendored), Ordering::Relaxed);
+            !is_vendored
+        };
+        // Only rules inside the folder count: what a user asks for is not hidden by rules above it or elsewhere.
+        let walk = ignore::WalkBuilder::new(folder)
+            .parents(false)
+            .git_global(false)
+            .git_exclude(false)
+            .require_git(false)
+            .follow_links(false)
+            .filter_entry(is_wanted)
+            .sort_by_file_path(Path::cmp)
+            .build();
+        let mut files = Vec::new();
+        for entry in walk {
+            let entry = entry.map_err(|e| walk_error(folder, e))?;
+            if entry.file_type().is_some_and(|t| t.is_file()) {
+                files.push(entry.into_path());
+            }
+        }
+        self.skipped.vendored += vendored.load(Ordering::Relaxed);
+        Ok(files)
+    }
+
+    fn add_file(&mut self, path: &Path, kind: Kind, places: &mut Vec<Place>) -> Result<(), Error> {
+        let io = |action| move |source| Error::Io { action, path: path.to_owned(), source };
+        if is_jsonl(path) {
+            return self.add_lines(path, places).map_err(io("read"));
+        }
+        let meta = std::fs::metadata(path).map_err(io("open"))?;
+        if meta.len() > MAX_DOCUMENT {
+            self.skipped.too_large += 1;
+        } else {
+            places.push(Place { path: path.to_owned(), kind });
+        }
+        Ok(())
+    }
+
+    /// Notes where the lines are, without keeping them.
+    fn add_lines(&mut self, path: &Path, places: &mut Vec<Place>) -> std::io::Result<()> {
+        let mut reader = BufReader::with_capacity(1 << 16, File::open(path)?);
+        let mut start = 0;
+        loop {
+            let len = skip_line(&mut reader)?;
+            match len {
+                0 => return Ok(()),
+                1 => {}
+                _ if len > MAX_DOCUMENT => self.skipped.too_large += 1,
+                _ => places.push(Place { path: path.to_owned(), kind: Kind::Line(start..start + len) }),
+            }
+            start += len;
+        }
+    }
+
+    /// The document at `place`, unless it is to be passed over.
+    pub(super) fn read(&mut self, place: &Place) -> Result<Option<String>, Error> {
+        let bytes = place.bytes().map_err(|source| Error::Io { action: "read", path: place.path.clone(), source })?;
+        let skipped = &mut self.skipped;
+        let (text, fault) = match place.kind {
+            Kind::Line(_) => (text_field(&bytes), &mut skipped.without_text),
+            Kind::Named | Kind::Found => (text_of(bytes), &mut skipped.binary),
+        };
+        let Some(text) = text else {
+            *fault += 1;
+            return Ok(None);
+        };
+        let reason = match place.kind {
+            _ if text.trim().is_empty() => &mut skipped.empty,
+            Kind::Named | Kind::Line(_) => return Ok(Some(text)),
+            Kind::Found if generated::says_generated(&text) => &mut skipped.generated,
+            Kind::Found if is_code(&place.path) && generated::is_minified(&text) => &mut skipped.minified,
+            Kind::Found if !self.seen.insert(Sha256::digest(&text).into()) => &mut skipped.duplicate,
+            Kind::Found => return Ok(Some(text)),
+        };
+        *reason += 1;
+        Ok(None)
+    }
+}
+
+impl Place {
+    fn bytes(&self) -> std::io::Result<Vec<u8>> {
+        let mut file = File::open(&self.path)?;
+        let mut len = MAX_DOCUMENT;
+        if let Kind::Line(line) = &self.kind {
+            file.seek(SeekFrom::Start(line.start))?;
+            len = line.end - line.start;
+        }
+        let mut bytes = Vec::new();
+        file.take(len).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+fn text_of(bytes: Vec<u8>) -> Option<String> {
+    if bytes.contains(&0) { None } else { String::from_utf8(bytes).ok() }
+}
+
+fn text_field(line: &[u8]) -> Option<String> {
+    match serde_json::from_slice(line).ok()? {
+        serde_json::Value::Object(mut fields) => match fields.remove("text")? {
+            serde_json::Value::String(text) => Some(text),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn walk_error(folder: &Path, error: ignore::Error) -> Error {
+    let reason = error.to_string();
+    let source = error.into_io_error().unwrap_or_else(|| std::io::Error::other(reason));
+    Error::Io { action: "list", path: folder.to_owned(), source }
+}
+
+/// Bytes of the next line, its end included; 0 at the end of the file.
+fn skip_line(reader: &mut impl BufRead) -> std::io::Result<u64> {
+    let mut len = 0;
+    loop {
+        let buffer = reader.fill_buf()?;
+        let (n, ended) = match buffer.iter().position(|&b| b == b'\n') {
+            Some(at) => (at + 1, true),
+            None => (buffer.len(), buffer.is_empty()),
+        };
+        reader.consume(n);
+        len += n as u64;
+        if ended {
+            return Ok(len);
+        }
+    }
+}
