@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use pruner::calibration::{CalibrationOptions, Domain, Joints, Mix, Part};
 use pruner::method::Needs;
-use pruner::{Calibration, Language, PruneOptions, Warning};
+use pruner::{Calibration, Language, Profile, PruneOptions, Warning};
 use runtime::Tokenizer;
 use spm::Checkpoint;
 
@@ -76,15 +76,19 @@ impl CalibrationArgs {
         if self.imatrix.is_some() { (0, 0) } else { (self.nsamples, self.seqlen) }
     }
 
-    /// Gets the statistics that `options` need for the model `source`, which is at `path`.
+    /// Gets the statistics that `options` and `profile` need for the model `source`, which is at `path`.
     pub fn statistics(
         &self,
         options: &PruneOptions,
+        profile: Profile,
         source: &dyn Checkpoint,
         path: &Path,
     ) -> Result<Statistics, Failure> {
-        let asking = what_asks(options);
-        match (&self.imatrix, options.needs()) {
+        let (asking, needs) = match profile.needs_calibration() {
+            true => (format!("--profile {profile}"), Needs::Gram),
+            false => (what_asks(options), options.needs()),
+        };
+        match (&self.imatrix, needs) {
             (_, Needs::Nothing) => Ok(Statistics::None),
             (Some(_), Needs::Gram) => Err(Failure::Usage(format!(
                 "{asking} needs calibration text, an imatrix has only norms: give --calib FILE or FOLDER in place of \

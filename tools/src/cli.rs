@@ -12,6 +12,37 @@ use crate::failure::Failure;
 use crate::open::{AnyModel, LoadMode};
 use crate::process;
 
+/// A number of bytes, such as `180MB`, `1.2GB`, `700MiB` or `123456`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteSize(pub u64);
+
+impl std::str::FromStr for ByteSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let (number, unit) = text.split_at(end);
+        let unit: f64 = match &unit.trim().to_ascii_lowercase()[..] {
+            "" | "b" => 1.0,
+            "kb" | "k" => 1e3,
+            "mb" | "m" => 1e6,
+            "gb" | "g" => 1e9,
+            "kib" => 1024.0,
+            "mib" => 1024.0 * 1024.0,
+            "gib" => 1024.0 * 1024.0 * 1024.0,
+            _ => return Err("expected a size such as 180MB, 1.2GB or 700MiB".to_owned()),
+        };
+        let bytes =
+            number.parse::<f64>().map_err(|_| "expected a number before the unit, such as 180MB".to_owned())? * unit;
+        // Beyond 2^53 not every number of bytes has an f64.
+        if (1.0..9e15).contains(&bytes) {
+            Ok(ByteSize(bytes as u64))
+        } else {
+            Err("expected 1 byte or more".to_owned())
+        }
+    }
+}
+
 /// How a model is run.
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
@@ -93,4 +124,19 @@ pub fn text_argument(text: Option<&str>, file: Option<&PathBuf>) -> Result<Optio
 /// Parses command-line arguments; clap's own exit code for bad ones is 2, ours too.
 pub fn parse<T: clap::Parser>() -> T {
     T::parse()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, bytes) in [("180MB", 180_000_000), ("1.2GB", 1_200_000_000), ("2 KiB", 2048), ("123456", 123_456)] {
+            assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
+        }
+        for text in ["", "MB", "12XB", "-5MB", "0", "1e3", "1.2.3MB", "nan", "99999999999GB"] {
+            assert!(text.parse::<ByteSize>().is_err(), "{text}");
+        }
+    }
 }

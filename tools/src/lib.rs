@@ -12,6 +12,7 @@ pub mod imatrix;
 pub mod inspect;
 pub mod open;
 pub mod process;
+pub mod profile;
 pub mod report;
 pub mod synth;
 

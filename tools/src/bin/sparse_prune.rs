@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
-use pruner::{Group, Pattern, Plan, Progress, PruneOptions, Report, RoundingKind, ValueType};
+use pruner::{Group, Pattern, Plan, Profile, Progress, PruneOptions, Report, RoundingKind, ValueType};
 use spm::{Checkpoint, Provenance, SpmWriter, WriterOptions};
 use tools::Failure;
 use tools::calibration::{CalibrationArgs, Statistics};
 use tools::open::AnyModel;
 use tools::process::{self, megabytes};
+use tools::profile::ProfileArgs;
 use tools::report::{self, Calibration, Facts, Options, ReportFiles, Source, Totals};
 
 /// Prune a dense model (.gguf) for a programming language and write a sparse one (.spm).
@@ -50,6 +51,8 @@ struct Cli {
     /// for admm and sparsegpt
     #[arg(long, default_value = "auto")]
     rounding: RoundingKind,
+    #[command(flatten)]
+    profile: ProfileArgs,
     /// Leave tensors dense whose name contains this; may be given several times
     #[arg(long, value_name = "NAME")]
     ignore: Vec<String>,
@@ -85,7 +88,8 @@ fn main_with(args: &Cli) -> Result<(), Failure> {
     let interrupted = process::interrupt_flag()?;
     let file = AnyModel::open(&args.source)?;
     let source = file.checkpoint();
-    let options = args.prune_options()?;
+    let mut options = args.prune_options()?;
+    let profile = args.profile.profile();
     let (nsamples, seqlen) = args.calibration.size();
     let plan = pruner::plan(source, &options, nsamples, seqlen)?;
     if args.dry_run {
@@ -100,10 +104,12 @@ fn main_with(args: &Cli) -> Result<(), Failure> {
         false => Some(ReportFiles::beside(&args.output, args.force)?),
     };
     let mut writer = SpmWriter::create(&args.output, &writer_options)?;
-    let statistics = args.calibration.statistics(&options, source, &args.source)?;
+    let statistics = args.calibration.statistics(&options, profile, source, &args.source)?;
     let bar = progress_bar();
     let started = Instant::now();
     let mut progress = |p: Progress| show_progress(&bar, started, p, &interrupted);
+    let windows = if let Statistics::Text(text) = &statistics { &text.windows[..] } else { &[] };
+    options.allocation = profile.allocate(source, &options, windows, &mut progress)?;
     let mut report = match &statistics {
         Statistics::None => pruner::prune(source, &options, &[], &mut writer, &mut progress)?,
         Statistics::Text(text) => pruner::prune(source, &options, &text.windows, &mut writer, &mut progress)?,
@@ -113,7 +119,7 @@ fn main_with(args: &Cli) -> Result<(), Failure> {
     };
     bar.finish_and_clear();
     report.warnings.extend(statistics.warnings());
-    let provenance = args.provenance(&sources, &options, &statistics)?;
+    let provenance = args.provenance(&sources, &options, &report, &statistics)?;
     let bytes = writer.finish(source.config(), source.vocabulary(), &provenance)?;
     let facts = args.facts(&provenance, &options, &statistics, &report, bytes, started.elapsed());
     if let Some(files) = &report_files {
@@ -150,14 +156,17 @@ impl Cli {
         &self,
         sources: &[PathBuf],
         options: &PruneOptions,
+        report: &Report,
         statistics: &Statistics,
     ) -> Result<Provenance, Failure> {
         let mut p = Provenance::default();
         p.source = self.source.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         p.source_sha256 = pruner::provenance::sha256_of_files(sources)?;
         p.method = self.method.clone();
-        p.sparsity = options.pattern.sparsity() as f32;
-        p.pattern = self.pattern.clone();
+        (p.sparsity, p.pattern) = match self.profile.profile() {
+            Profile::Uniform => (options.pattern.sparsity() as f32, self.pattern.clone()),
+            profile => (report.sparsity() as f32, format!("profile {profile}")),
+        };
         (p.calibration, p.calibration_sha256) = statistics.provenance().unwrap_or_default();
         p.tool = format!("sparse-prune {}", env!("CARGO_PKG_VERSION"));
         Ok(p)
@@ -177,7 +186,7 @@ impl Cli {
             tool: provenance.tool.clone(),
             output: self.output.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
             source: Source { name: provenance.source.clone(), sha256: provenance.source_sha256.clone() },
-            options: Options::of(options),
+            options: Options::of(options, self.profile.profile()),
             calibration: Calibration::of(statistics),
             judged_by: report.judged_by.name(),
             totals: Totals::of(report, bytes),

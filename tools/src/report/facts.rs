@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pruner::{PruneOptions, Report, TensorReport};
+use pruner::{Profile, PruneOptions, Report, TensorReport};
 use serde::Serialize;
 
 use crate::calibration::Statistics;
@@ -53,6 +53,7 @@ pub struct Source {
 #[allow(missing_docs)]
 pub struct Options {
     pub method: String,
+    pub profile: String,
     pub pattern: String,
     pub sparsity: f64,
     pub group: String,
@@ -168,9 +169,10 @@ pub struct Warning {
 
 impl Options {
     /// As they were used.
-    pub fn of(options: &PruneOptions) -> Self {
+    pub fn of(options: &PruneOptions, profile: Profile) -> Self {
         Options {
             method: options.method.name().to_owned(),
+            profile: profile.to_string(),
             pattern: options.pattern.to_string(),
             sparsity: options.pattern.sparsity(),
             group: options.group_of_method().to_string(),

@@ -1,0 +1,47 @@
+//! Where to prune, as the command line says it.
+
+use clap::{Args, ValueEnum};
+use pruner::{Budget, Profile};
+
+use crate::cli::ByteSize;
+
+/// Where to prune.
+#[derive(Args, Clone, Debug)]
+pub struct ProfileArgs {
+    /// What becomes of each matrix: the same for all; owl, layers with more outliers lose less; depth, later layers lose more;
+    /// auto, the mix of dense and sparse encodings that is measured to lose least for the bytes that the same for all would
+    /// take, or those of --size or --speed
+    #[arg(long, value_enum, default_value_t)]
+    profile: Name,
+    /// The mix of encodings that loses least in a file of this size, such as 180MB; means --profile auto
+    #[arg(long, value_name = "SIZE", conflicts_with = "speed")]
+    size: Option<ByteSize>,
+    /// The mix that loses least with this size of weights read for a token, such as 150MB, on which the speed depends; means
+    /// --profile auto
+    #[arg(long, value_name = "SIZE")]
+    speed: Option<ByteSize>,
+}
+
+/// What a profile is called.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Name {
+    #[default]
+    Uniform,
+    Owl,
+    Depth,
+    Auto,
+}
+
+impl ProfileArgs {
+    /// The profile.
+    pub fn profile(&self) -> Profile {
+        match (self.size, self.speed, self.profile) {
+            (Some(size), _, _) => Profile::Auto(Budget::File(size.0)),
+            (_, Some(size), _) => Profile::Auto(Budget::Token(size.0)),
+            (_, _, Name::Uniform) => Profile::Uniform,
+            (_, _, Name::Owl) => Profile::Owl,
+            (_, _, Name::Depth) => Profile::Depth,
+            (_, _, Name::Auto) => Profile::Auto(Budget::OfUniform),
+        }
+    }
+}
