@@ -227,14 +227,14 @@ impl fmt::Display for Skipped {
 }
 
 /// Where one document is.
-struct Place {
+pub(crate) struct Place {
     path: PathBuf,
     /// A line of a JSONL file; the whole file if `None`.
     line: Option<Range<u64>>,
 }
 
 impl Place {
-    fn read(&self, skipped: &mut Skipped) -> Result<Option<String>, Error> {
+    pub(crate) fn read(&self, skipped: &mut Skipped) -> Result<Option<String>, Error> {
         let bytes = self.bytes().map_err(|source| Error::Io { action: "read", path: self.path.clone(), source })?;
         let text = match &self.line {
             None => text_of(bytes),
@@ -300,7 +300,11 @@ pub fn each_document(
 }
 
 /// Every document of the sources, in an order that depends on names alone.
-fn find_documents(sources: &[PathBuf], language: Option<Language>, skipped: &mut Skipped) -> Result<Vec<Place>, Error> {
+pub(crate) fn find_documents(
+    sources: &[PathBuf],
+    language: Option<Language>,
+    skipped: &mut Skipped,
+) -> Result<Vec<Place>, Error> {
     let mut places = Vec::new();
     for source in sources {
         let meta = std::fs::metadata(source);

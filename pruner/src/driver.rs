@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use rayon::ThreadPool;
 use runtime::Layer;
 use spm::encode::{RowEncoder, encode};
-use spm::{Checkpoint, Config, Encoding, Mask, Matrix, row_bytes};
+use spm::{Checkpoint, Config, Encoding, Mask, Matrix, Shortlist, row_bytes};
 
 use crate::allocation::{Allocation, Treatment, ValueType};
 use crate::error::Error;
@@ -19,6 +19,7 @@ use crate::plan::{self, Work};
 use crate::refit::refit;
 use crate::report::{Report, TensorReport};
 use crate::rounding::Rounding;
+use crate::shortlist::{shortened, source_rows};
 use crate::sink::Sink;
 use crate::statistics::{ColumnNorms, Inputs};
 use crate::stream::{Site, Stream};
@@ -44,6 +45,8 @@ pub struct PruneOptions {
     pub head: ValueType,
     /// What is treated otherwise.
     pub allocation: Allocation,
+    /// The tokens that the output head keeps rows for; all if `None`.
+    pub shortlist: Option<Shortlist>,
     /// Threads; 0 counts as 1.
     pub threads: usize,
 }
@@ -89,6 +92,7 @@ impl Default for PruneOptions {
             values: ValueType::F16,
             head: ValueType::Q8,
             allocation: Allocation::default(),
+            shortlist: None,
             threads: 1,
         }
     }
@@ -208,7 +212,7 @@ pub fn prune(
     sink: &mut dyn Sink,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Report, Error> {
-    let config = source.config();
+    let config = &shortened(source, options.shortlist.as_ref())?;
     config.validate()?;
     options.check(config)?;
     check_tensors(source)?;
@@ -218,7 +222,7 @@ pub fn prune(
 
     let work = Work::new(config, options, windows);
     let meter = Meter { progress, done: 0, total: work.total(), layer: config.n_layers, layers: config.n_layers };
-    let mut run = Run { source, options, sink, meter, work, report: Report::default() };
+    let mut run = Run { source, config, options, sink, meter, work, report: Report::default() };
     run.report.tokens = windows.iter().map(|w| w.len() as u64).sum();
     run.store_outside_layers()?;
     match observing {
@@ -230,6 +234,8 @@ pub fn prune(
 
 struct Run<'a> {
     source: &'a dyn Checkpoint,
+    /// Of the new model.
+    config: &'a Config,
     options: &'a PruneOptions,
     sink: &'a mut dyn Sink,
     meter: Meter<'a>,
@@ -239,7 +245,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn store_outside_layers(&mut self) -> Result<(), Error> {
-        for (name, rows, cols) in outside_layers(self.source.config()) {
+        for (name, rows, cols) in outside_layers(self.config) {
             if rows == 1 {
                 self.store_vector(&name)?;
             } else {
@@ -339,10 +345,10 @@ impl Run<'_> {
         let mut encoder = RowEncoder::new(encoding, rows, cols).map_err(shape_error)?;
         let everything = vec![0xFF; row_bytes(cols)];
         let mut row = vec![0.0; cols];
-        for r in 0..rows {
-            self.source.read_rows(name, r, &mut row).ok_or_else(|| missing(name))?;
+        for (r, from) in source_rows(name, rows, self.config, self.source.config()).into_iter().enumerate() {
+            self.source.read_rows(name, from, &mut row).ok_or_else(|| missing(name))?;
             if let Some(col) = row.iter().position(|v| !v.is_finite()) {
-                return Err(not_finite(name, r, col, row[col]));
+                return Err(not_finite(name, from, col, row[col]));
             }
             encoder.push(&row, &everything).map_err(shape_error)?;
             if r % 1024 == 1023 {

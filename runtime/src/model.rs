@@ -21,9 +21,13 @@ impl Model {
     pub fn load(from: &dyn Checkpoint, options: &EngineOptions) -> Result<Self, Error> {
         let engine = Engine::new(from.config(), options)?;
         let c = engine.config();
-        let table = |name| Linear::load(from, &engine, name, (c.vocab_size, c.dim));
-        let embedding = table("token_embd.weight")?;
-        let head = (!c.tied_head).then(|| table("output.weight")).transpose()?;
+        let table = |name, rows| Linear::load(from, &engine, name, (rows, c.dim));
+        let embedding = table("token_embd.weight", c.vocab_size)?;
+        let head = match (c.tied_head, c.head_rows()) {
+            (false, rows) => Some(table("output.weight", rows)?),
+            (true, rows) if rows < c.vocab_size => Some(embedding.first_rows(rows)),
+            (true, _) => None,
+        };
         let norm = load_vector(from, "output_norm.weight", c.dim)?;
         let layers = (0..c.n_layers).map(|i| Layer::load(from, &engine, i)).collect::<Result<_, _>>()?;
         Ok(Model { embedding, layers, norm, head, engine })
@@ -44,7 +48,7 @@ impl Model {
         let body: usize = self.layers.iter().flat_map(Layer::matrices).map(Matrix::byte_len).sum();
         let row = self.embedding.weights().byte_len() / self.embedding.weights().rows();
         let norms = (2 * self.layers.len() + 1) * self.config().dim * 4;
-        body + row + norms + self.head().weights().byte_len()
+        body + row + norms + self.head().byte_len()
     }
 
     pub(crate) fn embedding(&self) -> &Matrix {
@@ -60,7 +64,7 @@ impl Model {
         &self.norm
     }
 
-    /// The output head: its own matrix, or the embedding again.
+    /// The output head: its own matrix, or the embedding again, of which it may be the first rows.
     pub(crate) fn head(&self) -> &Linear {
         self.head.as_ref().unwrap_or(&self.embedding)
     }

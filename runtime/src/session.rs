@@ -100,7 +100,8 @@ impl Session {
         self.position = self.position.min(position);
     }
 
-    /// Feeds `tokens` and returns the logits after the last of them (`vocab_size`; empty input: as before).
+    /// Feeds `tokens` and returns the logits after the last of them (`vocab_size`; empty input: as before). Of tokens
+    /// that the model has no row of the head for, they are negative infinity.
     pub fn feed(&mut self, tokens: &[u32]) -> Result<&[f32], Error> {
         self.check_room(tokens)?;
         let batches = tokens.chunks(self.batch);
@@ -152,7 +153,7 @@ impl Session {
         let Session { model, caches, position, ws, io, .. } = self;
         let engine = model.engine();
         io.resize(engine, tokens.len());
-        embed(model.embedding(), tokens, &mut io.hidden)?;
+        embed(model.config(), model.embedding(), tokens, &mut io.hidden)?;
         for (layer, cache) in model.layers().iter().zip(caches) {
             layer.forward(engine, ws, cache, *position, io);
         }
@@ -170,6 +171,43 @@ impl Session {
         for (hidden, x) in hidden[first * c.dim..].chunks_exact(c.dim).zip(x.chunks_exact_mut(c.dim)) {
             model.engine().kernels().rms_norm(hidden, model.norm(), c.norm_eps, x);
         }
-        ws.product(model.engine(), model.head(), x, logits);
+        ws.product(model.engine(), model.head(), x, &mut logits[..n * c.head_rows()]);
+        if let Some(list) = &c.shortlist {
+            spread(list.ids(), c.vocab_size, logits);
+        }
+    }
+}
+
+/// From logits of the listed tokens alone, of one vector after another, to those of all `vocab_size` tokens, in place:
+/// from the last to the first, so that nothing is overwritten before it was moved.
+fn spread(listed: &[u32], vocab_size: usize, logits: &mut [f32]) {
+    for vector in (0..logits.len() / vocab_size).rev() {
+        let to = vector * vocab_size;
+        logits.copy_within(vector * listed.len()..(vector + 1) * listed.len(), to);
+        let logits = &mut logits[to..to + vocab_size];
+        let mut end = vocab_size;
+        for (row, &id) in listed.iter().enumerate().rev() {
+            let id = id as usize;
+            logits[id] = logits[row];
+            logits[id + 1..end].fill(f32::NEG_INFINITY);
+            end = id;
+        }
+        logits[..end].fill(f32::NEG_INFINITY);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logits_come_to_their_tokens() {
+        const NO: f32 = f32::NEG_INFINITY;
+        let mut logits = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 9.0, 9.0, 9.0, 9.0, 9.0, 9.0];
+        spread(&[1, 2, 4], 6, &mut logits);
+        assert_eq!(logits, [NO, 1.0, 2.0, NO, 3.0, NO, NO, 4.0, 5.0, NO, 6.0, NO]);
+        let mut all = [1.0, 2.0, 3.0];
+        spread(&[0, 1, 2], 3, &mut all);
+        assert_eq!(all, [1.0, 2.0, 3.0]);
     }
 }

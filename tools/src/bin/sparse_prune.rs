@@ -11,12 +11,13 @@ use clap::Parser;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use pruner::calibration::Joints;
 use pruner::method::Needs;
+use pruner::shortlist;
 use pruner::{
     Calibration, CalibrationOptions, Group, Language, Pattern, Plan, Progress, PruneOptions, Report, RoundingKind,
-    ValueType,
+    ShortlistSize, TokenCounts, ValueType,
 };
 use runtime::Tokenizer;
-use spm::{Checkpoint, Provenance, SpmWriter, WriterOptions};
+use spm::{Checkpoint, Config, Provenance, SpmWriter, WriterOptions, matrix};
 use tools::open::AnyModel;
 use tools::process::{self, megabytes};
 use tools::{Failure, cli};
@@ -77,6 +78,11 @@ struct Cli {
     /// How the embedding and the output head are stored: f16, q8, q5, q4
     #[arg(long, default_value_t = ValueType::Q8)]
     head: ValueType,
+    /// Tokens that the output head keeps rows for: off, all; N, the most frequent of all calibration text; auto, all that
+    /// it has, and up to a third of the vocabulary those that the model finds likeliest. Other tokens are still read,
+    /// and written as several
+    #[arg(long, value_name = "auto|N|off", default_value = "off")]
+    vocab_shortlist: String,
     /// Threads [default: one a core]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=512))]
     threads: Option<u16>,
@@ -100,10 +106,13 @@ fn main_with(args: &Cli) -> Result<(), Failure> {
     let interrupted = process::interrupt_flag()?;
     let file = AnyModel::open(&args.source)?;
     let source = file.checkpoint();
-    let options = args.prune_options()?;
+    let mut options = args.prune_options()?;
+    let counts = args.shorten(source, &mut options, &interrupted)?;
     let plan = pruner::plan(source, &options, args.nsamples, args.seqlen)?;
     if args.dry_run {
-        return print_plan(source, &options, args, &plan);
+        print_plan(source, &options, args, &plan)?;
+        let config = shortlist::shortened(source, options.shortlist.as_ref())?;
+        return print_shortlist(&config, &options, counts.as_ref());
     }
     process::check_memory("pruning", plan.peak_bytes, "ask for fewer or shorter windows with --nsamples, --seqlen")?;
     let sources = args.source_files(&file);
@@ -116,10 +125,13 @@ fn main_with(args: &Cli) -> Result<(), Failure> {
     let started = Instant::now();
     let mut progress = |p: Progress| show_progress(&bar, started, p, &interrupted);
     let report = pruner::prune(source, &options, windows, &mut writer, &mut progress)?;
+    let elapsed = started.elapsed();
     bar.finish_and_clear();
-    let provenance = args.provenance(&sources, &options, calibration.as_ref())?;
-    let bytes = writer.finish(source.config(), source.vocabulary(), &provenance)?;
-    print_result(args, &report, bytes, started.elapsed())
+    let provenance = args.provenance(&sources, &options, calibration.as_ref(), counts.as_ref())?;
+    let config = shortlist::shortened(source, options.shortlist.as_ref())?;
+    let bytes = writer.finish(&config, source.vocabulary(), &provenance)?;
+    print_shortlist(&config, &options, counts.as_ref())?;
+    print_result(args, &report, bytes, elapsed)
 }
 
 impl Cli {
@@ -137,6 +149,67 @@ impl Cli {
             ..PruneOptions::default()
         };
         options.with_method(&self.method).map_err(usage)
+    }
+
+    /// Chooses the tokens that the head keeps; returns what was counted for it.
+    fn shorten(
+        &self,
+        source: &dyn Checkpoint,
+        options: &mut PruneOptions,
+        interrupted: &AtomicBool,
+    ) -> Result<Option<TokenCounts>, Failure> {
+        let Some(size) = self.shortlist_size()? else { return Ok(None) };
+        if self.calib.is_empty() {
+            let message = "--vocab-shortlist needs calibration text: give --calib FILE or FOLDER";
+            return Err(Failure::Usage(message.into()));
+        }
+        let vocabulary = source.vocabulary().ok_or(runtime::Error::NoVocabulary)?;
+        let tokenizer = self.tokenizer(source)?;
+        let from = self.calibration_options(&tokenizer);
+        let tokenize = |text: &str| tokenizer.encode_plain(text);
+        let mut counts = TokenCounts::collect(&from, source.config().vocab_size, &tokenize)?;
+        // Which unseen tokens are taken changes no size.
+        if size == ShortlistSize::Auto && !self.dry_run {
+            let windows = Calibration::collect(&from, &tokenize)?.windows;
+            let bytes = source.tensors().iter().map(|t| t.bytes.max(t.rows as u64 * t.cols as u64)).sum();
+            process::check_memory("the model that ranks tokens", bytes, "give a number with --vocab-shortlist")?;
+            let bar = progress_bar();
+            bar.set_length(windows.len() as u64);
+            bar.set_message("ranking tokens");
+            counts.expect(source, &windows, options.threads, &mut |done| {
+                bar.set_position(done as u64);
+                if interrupted.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })?;
+            bar.finish_and_clear();
+        }
+        options.shortlist = Some(counts.shortlist(vocabulary, size)?);
+        Ok(Some(counts))
+    }
+
+    fn shortlist_size(&self) -> Result<Option<ShortlistSize>, Failure> {
+        match self.vocab_shortlist.as_str() {
+            "off" => Ok(None),
+            size => size.parse().map(Some).map_err(|e: pruner::Error| Failure::Usage(e.to_string())),
+        }
+    }
+
+    fn tokenizer(&self, source: &dyn Checkpoint) -> Result<Tokenizer, Failure> {
+        let vocabulary = source.vocabulary().ok_or(runtime::Error::NoVocabulary);
+        vocabulary.and_then(Tokenizer::new).map_err(|e| cli::name_file(e.into(), &self.source))
+    }
+
+    fn calibration_options(&self, tokenizer: &Tokenizer) -> CalibrationOptions {
+        CalibrationOptions {
+            sources: self.calib.clone(),
+            language: self.lang,
+            nsamples: self.nsamples,
+            seqlen: self.seqlen,
+            seed: self.seed,
+            joints: Joints {
+                window_start: tokenizer.bos().filter(|_| tokenizer.adds_bos()),
+                document_end: tokenizer.token_id("<|endoftext|>").or(tokenizer.eos()),
+            },
+        }
     }
 
     fn source_files(&self, file: &AnyModel) -> Vec<PathBuf> {
@@ -159,19 +232,8 @@ impl Cli {
             };
             return Err(Failure::Usage(format!("{asking} needs calibration text: give --calib FILE or FOLDER")));
         }
-        let vocabulary = source.vocabulary().ok_or(runtime::Error::NoVocabulary);
-        let tokenizer = vocabulary.and_then(Tokenizer::new).map_err(|e| cli::name_file(e.into(), &self.source))?;
-        let options = CalibrationOptions {
-            sources: self.calib.clone(),
-            language: self.lang,
-            nsamples: self.nsamples,
-            seqlen: self.seqlen,
-            seed: self.seed,
-            joints: Joints {
-                window_start: tokenizer.bos().filter(|_| tokenizer.adds_bos()),
-                document_end: tokenizer.token_id("<|endoftext|>").or(tokenizer.eos()),
-            },
-        };
+        let tokenizer = self.tokenizer(source)?;
+        let options = self.calibration_options(&tokenizer);
         Ok(Some(Calibration::collect(&options, &|text| tokenizer.encode_plain(text))?))
     }
 
@@ -180,6 +242,7 @@ impl Cli {
         sources: &[PathBuf],
         options: &PruneOptions,
         calibration: Option<&Calibration>,
+        counts: Option<&TokenCounts>,
     ) -> Result<Provenance, Failure> {
         let mut p = Provenance::default();
         p.source = self.source.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
@@ -190,6 +253,11 @@ impl Cli {
         if let Some(c) = calibration {
             p.calibration = c.description().to_owned();
             p.calibration_sha256 = c.sha256.clone();
+        }
+        if let (Some(counts), Some(list)) = (counts, &options.shortlist) {
+            let (documents, total) = (counts.documents, counts.total());
+            let asked = &self.vocab_shortlist;
+            p.shortlist = format!("{asked}: {} tokens, by {total} tokens of {documents} documents", list.len());
         }
         p.tool = format!("sparse-prune {}", env!("CARGO_PKG_VERSION"));
         Ok(p)
@@ -219,6 +287,23 @@ fn print_plan(source: &dyn Checkpoint, options: &PruneOptions, args: &Cli, plan:
     writeln!(out, "file     {}: {}", args.output.display(), megabytes(plan.file_bytes))?;
     writeln!(out, "memory   {} at most", megabytes(plan.peak_bytes))?;
     writeln!(out, "time     about {}", HumanDuration(time))?;
+    Ok(())
+}
+
+/// What a shortlist saves, and what it takes: rows and bytes that a token reads of the head.
+fn print_shortlist(config: &Config, options: &PruneOptions, counts: Option<&TokenCounts>) -> Result<(), Failure> {
+    let (Some(counts), Some(list)) = (counts, &config.shortlist) else { return Ok(()) };
+    let bytes = |rows| matrix::byte_len(options.head.dense(), rows, config.dim, 0).unwrap_or(0) as u64;
+    writeln!(
+        std::io::stderr(),
+        "head: {} of {} rows, {} of {}; {:.2} % of the calibration text's {} tokens are split",
+        list.len(),
+        config.vocab_size,
+        megabytes(bytes(list.len())),
+        megabytes(bytes(config.vocab_size)),
+        100.0 * counts.unlisted_share(list),
+        counts.total(),
+    )?;
     Ok(())
 }
 
