@@ -10,7 +10,8 @@
 //!                      sink (a file being written, or memory)
 //! ```
 //!
-//! One layer and the hidden states of the calibration tokens are in memory, never the model. The result
+//! One layer and the hidden states of the calibration tokens are in memory, never the model, but where
+//! [`TokenCounts::expect`] runs it to rank the tokens of a shortlist. The result
 //! depends on the source, the options and the windows alone: not on threads, not on time.
 //!
 //! To add a pruning method: one file in `method/`, and its entry in [`method::METHODS`].

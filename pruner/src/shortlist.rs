@@ -2,8 +2,8 @@
 //!
 //! A text of a megabyte has a tenth of the tokens that others of its language have. Which are missing, the model knows:
 //! its own probabilities of all tokens, summed over some calibration windows, rank the tokens that did not come up
-//! (absolute discounting's lower-order distribution, with the model in place of one of shorter contexts). On Python
-//! this left half as many tokens of other projects unlisted as the tokens of lowest merge rank did.
+//! (a backoff distribution, as of n-gram models). On Python this left less than half as many tokens of other projects
+//! unlisted as taking those of the lowest merge rank did.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
