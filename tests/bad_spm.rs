@@ -268,8 +268,32 @@ const STRUCTURE: &[(&str, Edit, &str)] = &[
         },
         "vocabulary: token needs",
     ),
+    ("a head that may be skipped", |p| head(p, 0, 0..263), "section HEAD: flags 0, expected 1"),
+    ("a head of no tokens", |p| head(p, 1, 0..0), "section HEAD: no tokens, expected 1 or more"),
+    ("half a token in the head", |p| p.sections.push(("HEAD".into(), 1, vec![0; 6])), "2 bytes after the last field"),
+    ("a token twice in the head", |p| head(p, 1, [0, 1, 1]), "section HEAD: token 1 after 1, expected ascending order"),
+    ("tokens backwards in the head", |p| head(p, 1, [5, 4]), "section HEAD: token 4 after 5"),
+    ("no such token in the head", |p| head(p, 1, 0..264), "section HEAD: token 263 of a vocabulary of 263"),
+    ("a token far away in the head", |p| head(p, 1, [u32::MAX]), "token 4294967295 of a vocabulary of 263"),
+    (
+        "a byte not in the head",
+        |p| head(p, 1, (0..263).filter(|id| *id != 10)),
+        "section HEAD: token 10, \"Ċ\", is not",
+    ),
+    ("no end in the head", |p| head(p, 1, 0..262), "section HEAD: token 262, \"<|end|>\", is not listed"),
+    (
+        "a head of more rows than tokens",
+        |p| head(p, 1, (0..256).chain([262])),
+        "tensor `output.weight`: is 263x64, the model's shape needs 257x64",
+    ),
     ("more tokens than embeddings", |p| p.set_key("model.vocab_size", &9u64.to_le_bytes()), "the embedding has 9 rows"),
 ];
+
+/// Adds a section that lists the tokens of the head; the model has 256 bytes, 6 merges, and an end.
+fn head(p: &mut Parts, flags: u32, ids: impl IntoIterator<Item = u32>) {
+    let bytes = ids.into_iter().flat_map(u32::to_le_bytes).collect();
+    p.sections.push(("HEAD".into(), flags, bytes));
+}
 
 /// 40 bytes of fields, 2 of length and `gpt-2`, then a type for each token.
 fn merges_at(p: &mut Parts) -> usize {

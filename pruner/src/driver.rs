@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use rayon::ThreadPool;
 use runtime::Layer;
 use spm::encode::{RowEncoder, encode};
-use spm::{Checkpoint, Config, Encoding, Mask, Matrix, row_bytes};
+use spm::{Checkpoint, Config, Encoding, Mask, Matrix, Shortlist, row_bytes};
 
 use crate::allocation::{Allocation, Treatment, ValueType};
 use crate::error::Error;
@@ -20,6 +20,7 @@ use crate::plan::{self, Work};
 use crate::refit::refit;
 use crate::report::{JudgedBy, Report, TensorReport, Warning};
 use crate::rounding::Rounding;
+use crate::shortlist::{shortened, source_rows};
 use crate::sink::Sink;
 use crate::statistics::{ColumnNorms, Inputs};
 use crate::stream::{Site, Stream};
@@ -45,6 +46,8 @@ pub struct PruneOptions {
     pub head: ValueType,
     /// What is treated otherwise.
     pub allocation: Allocation,
+    /// The tokens that the output head keeps rows for; all if `None`.
+    pub shortlist: Option<Shortlist>,
     /// Threads; 0 counts as 1.
     pub threads: usize,
 }
@@ -90,6 +93,7 @@ impl Default for PruneOptions {
             values: ValueType::F16,
             head: ValueType::Q8,
             allocation: Allocation::default(),
+            shortlist: None,
             threads: 1,
         }
     }
@@ -224,7 +228,7 @@ pub fn prune(
     sink: &mut dyn Sink,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Report, Error> {
-    let config = source.config();
+    let config = &shortened(source, options.shortlist.as_ref())?;
     config.validate()?;
     options.check(config)?;
     check_tensors(source)?;
@@ -232,7 +236,7 @@ pub fn prune(
     let windows = if observing { windows } else { &[] };
     check_windows(windows, options, observing, config)?;
 
-    let mut run = Run::new(source, options, windows, sink, progress);
+    let mut run = Run::new(source, config, options, windows, sink, progress);
     run.report.judged_by = JudgedBy::of(options.needs(), windows.len());
     run.store_outside_layers()?;
     match observing {
@@ -255,7 +259,7 @@ pub fn prune_with_norms(
     sink: &mut dyn Sink,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Report, Error> {
-    let config = source.config();
+    let config = &shortened(source, options.shortlist.as_ref())?;
     config.validate()?;
     options.check(config)?;
     check_tensors(source)?;
@@ -268,7 +272,7 @@ pub fn prune_with_norms(
             return Err(Error::Norms { tensor: name, found, expected: cols });
         }
     }
-    let mut run = Run::new(source, options, &[], sink, progress);
+    let mut run = Run::new(source, config, options, &[], sink, progress);
     run.report.judged_by = JudgedBy::of(options.needs(), 0);
     run.store_outside_layers()?;
     run.prune_unseen(norms)?;
@@ -278,6 +282,8 @@ pub fn prune_with_norms(
 
 struct Run<'a> {
     source: &'a dyn Checkpoint,
+    /// Of the new model.
+    config: &'a Config,
     options: &'a PruneOptions,
     sink: &'a mut dyn Sink,
     meter: Meter<'a>,
@@ -288,20 +294,21 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     fn new(
         source: &'a dyn Checkpoint,
+        config: &'a Config,
         options: &'a PruneOptions,
         windows: &[Vec<u32>],
         sink: &'a mut dyn Sink,
         progress: &'a mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Self {
-        let (config, layers) = (source.config(), source.config().n_layers);
+        let layers = config.n_layers;
         let work = Work::new(config, options, windows);
         let meter = Meter { progress, done: 0, total: work.total(), layer: layers, layers };
         let tokens = windows.iter().map(|w| w.len() as u64).sum();
-        Run { source, options, sink, meter, work, report: Report { tokens, ..Report::default() } }
+        Run { source, config, options, sink, meter, work, report: Report { tokens, ..Report::default() } }
     }
 
     fn store_outside_layers(&mut self) -> Result<(), Error> {
-        for (name, rows, cols) in outside_layers(self.source.config()) {
+        for (name, rows, cols) in outside_layers(self.config) {
             if rows == 1 {
                 self.store_vector(&name)?;
             } else {
@@ -403,7 +410,8 @@ impl<'a> Run<'a> {
         let encoding = self.options.table_values(name).dense();
         let meter = &mut self.meter;
         let tick = &mut |rows| meter.tick("embedding", plan::ENCODE_COST * (rows * cols) as u64);
-        let stored = encode_table(self.source, name, (rows, cols), encoding, tick)?;
+        let from = source_rows(name, rows, self.config, self.source.config());
+        let stored = encode_table(self.source, name, &from, cols, encoding, tick)?;
         self.push(name, &stored)
     }
 
@@ -419,24 +427,26 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Encodes row by row: embeddings are the largest tensors, and need never be expanded as a whole. `tick` is called now and
-/// then with the number of rows done.
+/// Encodes the rows `from` of table `name` one by one: embeddings are the largest tensors, and need never be expanded as a
+/// whole. `tick` is called now and then with the number of rows done.
 pub(crate) fn encode_table(
     source: &dyn Checkpoint,
     name: &str,
-    (rows, cols): (usize, usize),
+    from: &[usize],
+    cols: usize,
     encoding: Encoding,
     tick: &mut dyn FnMut(usize) -> Result<(), Error>,
 ) -> Result<Matrix, Error> {
     const STEP: usize = 1024;
     let shape_error = |source| Error::Shape { tensor: name.to_owned(), source };
+    let rows = from.len();
     let mut encoder = RowEncoder::new(encoding, rows, cols).map_err(shape_error)?;
     let everything = vec![0xFF; row_bytes(cols)];
     let mut row = vec![0.0; cols];
-    for r in 0..rows {
-        source.read_rows(name, r, &mut row).ok_or_else(|| missing(name))?;
+    for (r, &from) in from.iter().enumerate() {
+        source.read_rows(name, from, &mut row).ok_or_else(|| missing(name))?;
         if let Some(col) = row.iter().position(|v| !v.is_finite()) {
-            return Err(not_finite(name, r, col, row[col]));
+            return Err(not_finite(name, from, col, row[col]));
         }
         encoder.push(&row, &everything).map_err(shape_error)?;
         if r % STEP == STEP - 1 {

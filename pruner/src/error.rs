@@ -95,6 +95,12 @@ pub enum Error {
         /// Rows of the embedding.
         vocab_size: usize,
     },
+    /// A shortlist with which some text cannot be written.
+    #[error("token {token} is not in the shortlist, and without it some text cannot be written; add it")]
+    NotListed {
+        /// The id.
+        token: u32,
+    },
     /// A number that should be finite is not.
     #[error("tensor `{tensor}`: {what} at row {row}, column {col} is {value}; the source may be damaged")]
     NotFinite {

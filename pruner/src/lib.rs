@@ -10,7 +10,8 @@
 //!                      sink (a file being written, or memory)
 //! ```
 //!
-//! One layer and the hidden states of the calibration tokens are in memory, never the model. The result
+//! One layer and the hidden states of the calibration tokens are in memory, never the model, but where
+//! [`TokenCounts::expect`] runs it to rank the tokens of a shortlist. The result
 //! depends on the source, the options and the windows alone: not on threads, not on time.
 //!
 //! To add a pruning method: one file in `method/`, and its entry in [`method::METHODS`].
@@ -33,6 +34,7 @@ mod refit;
 mod report;
 mod rng;
 mod rounding;
+pub mod shortlist;
 mod sink;
 mod statistics;
 mod stream;
@@ -46,6 +48,7 @@ pub use pattern::{Group, Pattern};
 pub use plan::{Plan, estimate_time, plan};
 pub use profile::{Budget, Profile};
 pub use report::{JudgedBy, Report, TensorReport, Warning};
+pub use shortlist::{ShortlistSize, TokenCounts};
 pub use sink::Sink;
 pub use statistics::{ColumnNorms, Gram, Inputs};
 pub use stream::Site;

@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 use runtime::Layer;
 use spm::levels::in_high_nibbles;
 use spm::matrix::{self, PLANE_ALIGN};
-use spm::{BLOCK, CHUNK, Checkpoint, Config, Encoding, Vocabulary};
+use spm::{BLOCK, CHUNK, Checkpoint, Config, Encoding, Shortlist, Vocabulary};
 
 use crate::driver::{PruneOptions, layer_matrices, outside_layers};
 use crate::error::Error;
 use crate::method::Needs;
 use crate::pattern::{Group, Pattern};
+use crate::shortlist::shortened;
 use crate::stream::{self, Site, Stream};
 
 /// Work of scoring, selecting, encoding and reading back one weight, in multiply-adds.
@@ -42,7 +43,7 @@ pub struct Plan {
 /// at random would take, mostly within a few percent. A file that outgrows them is written all the same; only a full
 /// disk is noticed later than at the start.
 pub fn plan(source: &dyn Checkpoint, options: &PruneOptions, nsamples: usize, seqlen: usize) -> Result<Plan, Error> {
-    let config = source.config();
+    let config = &shortened(source, options.shortlist.as_ref())?;
     config.validate()?;
     options.check(config)?;
     let observing = options.needs_calibration();
@@ -51,7 +52,7 @@ pub fn plan(source: &dyn Checkpoint, options: &PruneOptions, nsamples: usize, se
     let tensor_bytes = sizes.iter().map(|s| s.bytes).sum();
     Ok(Plan {
         tensor_bytes,
-        file_bytes: file_bytes(&sizes, source.vocabulary()),
+        file_bytes: file_bytes(&sizes, source.vocabulary(), config.shortlist.as_ref()),
         peak_bytes: peak_bytes(config, options, &sizes, (nsamples, seqlen)),
         work: Work::of(config, options, nsamples as u64, seqlen as u64).total(),
     })
@@ -221,7 +222,7 @@ fn solving_bytes<'a>(c: &Config, sizes: impl Iterator<Item = &'a Size>) -> u64 {
 }
 
 /// The sections one after another, as the file's specification lays them out.
-fn file_bytes(sizes: &[Size], vocabulary: Option<&Vocabulary>) -> u64 {
+fn file_bytes(sizes: &[Size], vocabulary: Option<&Vocabulary>, shortlist: Option<&Shortlist>) -> u64 {
     let slack = sizes.iter().filter_map(|s| matrix::slack(s.encoding, s.shape.1)).max().unwrap_or(0) as u64;
     let data = sizes.iter().fold(0, |at: u64, s| at.next_multiple_of(PLANE_ALIGN as u64) + s.bytes) + slack;
     let rows = sizes.iter().map(|s| s.start_bytes).sum();
@@ -229,7 +230,8 @@ fn file_bytes(sizes: &[Size], vocabulary: Option<&Vocabulary>) -> u64 {
     let metadata = 2048;
     let sections = [SECTION_ALIGN, data, rows, table, metadata];
     let aligned: u64 = sections.iter().map(|n| n.next_multiple_of(SECTION_ALIGN)).sum();
-    aligned + vocabulary.map_or(0, vocabulary_bytes)
+    let vocabulary = vocabulary.map_or(0, vocabulary_bytes);
+    aligned + shortlist.map_or(vocabulary, |list| vocabulary.next_multiple_of(SECTION_ALIGN) + 4 * list.len() as u64)
 }
 
 fn vocabulary_bytes(v: &Vocabulary) -> u64 {

@@ -234,7 +234,7 @@ impl Window {
         let c = source.config();
         let mut hidden = zeroed("hidden states", ids.len().saturating_mul(c.dim))?;
         for (&token, row) in ids.iter().zip(hidden.chunks_exact_mut(c.dim)) {
-            let known = source.read_rows("token_embd.weight", token as usize, row);
+            let known = c.embedding_row(token).and_then(|r| source.read_rows("token_embd.weight", r, row));
             known.ok_or(Error::Token { token, vocab_size: c.vocab_size })?;
         }
         let attended = zeroed("attention outputs", ids.len().saturating_mul(c.q_dim()))?;

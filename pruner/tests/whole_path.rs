@@ -11,7 +11,8 @@ use pruner::{
 use runtime::{EngineOptions, KvType, Model, Precision, Session, SessionOptions};
 use spm::synthetic::SyntheticModel;
 use spm::{
-    Checkpoint, Config, Encoding, Matrix, Provenance, RopeLayout, SparseModel, SpmWriter, TensorInfo, Vocabulary,
+    Checkpoint, Config, Encoding, Matrix, Provenance, RopeLayout, Shortlist, SparseModel, SpmWriter, TensorInfo,
+    Vocabulary,
 };
 
 type Tensors = Vec<(String, Matrix)>;
@@ -286,6 +287,73 @@ fn sparsity_zero_is_the_dense_model() {
         stored.verify().unwrap();
         assert_eq!(logits(&stored), logits(&source), "{name}");
     }
+}
+
+/// A shortlist changes which logits there are and none of those; tokens that are not listed are read as ever.
+#[test]
+fn a_shortlist_leaves_the_logits_of_its_tokens() {
+    let folder = tempfile::tempdir().unwrap();
+    for tied_head in [false, true] {
+        let mut config = Config::new(2, 64, 160, 4, 2);
+        config.tied_head = tied_head;
+        let source = Altered { inner: SyntheticModel::new(config, 3), change: to_halves };
+        let vocab_size = source.config().vocab_size;
+        // 257 stays, 256 and 258 to 261 go.
+        let mut ids = spm::needed_tokens(source.vocabulary().unwrap());
+        ids.insert(256, 257);
+        let list = Shortlist::new(ids, vocab_size).unwrap();
+        let options = PruneOptions { head: ValueType::F16, shortlist: Some(list.clone()), ..half(0.0) };
+        let path = folder.path().join(format!("{tied_head}.spm"));
+        let stored = prune_to(&path, &source, &options);
+        assert_eq!(plan(&source, &options, 4, 32).unwrap().file_bytes, stored.file_len());
+
+        let tokens = [5, 9, 256, 33, 260, 257];
+        let whole = all_logits(&source, &tokens, 1);
+        for threads in [1, 3] {
+            for (whole, found) in whole.iter().zip(all_logits(&stored, &tokens, threads)) {
+                for (id, (whole, found)) in whole.iter().zip(found).enumerate() {
+                    let expected = if list.contains(id as u32) { *whole } else { f32::NEG_INFINITY };
+                    assert_eq!(found, expected, "token {id}, tied {tied_head}, {threads} threads");
+                }
+            }
+        }
+        // Pruned again, with calibration on tokens that are not listed, the list stays; another is refused.
+        let again = prune_to(&folder.path().join("again.spm"), &stored, &half(0.5));
+        assert_eq!(again.config(), stored.config());
+        let error = failure(&stored, &options, &windows()).to_string();
+        assert!(error.contains("expected none, as the source has one of 258 tokens"), "{error}");
+        std::fs::remove_file(folder.path().join("again.spm")).unwrap();
+    }
+}
+
+#[test]
+fn a_shortlist_without_a_byte_is_refused_before_any_work() {
+    let list = Shortlist::new((1..263).collect(), 263).unwrap();
+    let error = failure(&model(), &PruneOptions { shortlist: Some(list), ..half(0.5) }, &windows());
+    assert!(matches!(error, Error::NotListed { token: 0 }), "{error}");
+}
+
+fn prune_to(path: &std::path::Path, source: &dyn Checkpoint, options: &PruneOptions) -> SparseModel {
+    let mut writer = SpmWriter::create(path, &Default::default()).unwrap();
+    prune(source, options, &windows(), &mut writer, &mut |_| ControlFlow::Continue(())).unwrap();
+    let config = pruner::shortlist::shortened(source, options.shortlist.as_ref()).unwrap();
+    writer.finish(&config, source.vocabulary(), &Provenance::default()).unwrap();
+    let stored = SparseModel::open(path).unwrap();
+    stored.verify().unwrap();
+    stored
+}
+
+/// Logits after every token, of all at once and of the last one alone.
+fn all_logits(from: &dyn Checkpoint, tokens: &[u32], threads: usize) -> Vec<Vec<f32>> {
+    let options = EngineOptions { threads, precision: Precision::Exact, kernel: None };
+    let model = Arc::new(Model::load(from, &options).unwrap());
+    let options = SessionOptions { context: 64, kv: KvType::F32, ..Default::default() };
+    let mut session = Session::new(&model, &options).unwrap();
+    let mut all = Vec::new();
+    session.feed_each(tokens, |_, logits| all.push(logits.to_vec())).unwrap();
+    session.truncate(0);
+    all.push(session.feed(tokens).unwrap().to_vec());
+    all
 }
 
 fn logits(from: &dyn Checkpoint) -> Vec<f32> {

@@ -28,5 +28,5 @@ pub use model::Model;
 pub use sampler::{Sampler, SamplerOptions};
 pub use session::{Session, SessionOptions};
 pub use text::{PieceDecoder, StopStrings};
-pub use tokenizer::{Special, Tokenizer};
+pub use tokenizer::{Special, Splitter, Tokenizer};
 pub use transformer::{Layer, LayerIo, Workspace, embed};

@@ -13,6 +13,8 @@ use crate::simd::{Aligned, Codes, PANEL, Scratch, padded};
 /// `y = W x + b`, W `rows x cols`.
 pub(crate) struct Linear {
     weights: Matrix,
+    /// Rows that are multiplied: all, or the first ones.
+    rows: usize,
     bias: Option<Vec<f32>>,
     /// Where a thread's rows end, for every thread.
     ends: Vec<usize>,
@@ -32,8 +34,15 @@ impl Linear {
         };
         let weights = matrix.ok_or_else(|| Error::MissingTensor { name: name.to_owned() })?;
         check_shape(name, shape, (weights.rows(), weights.cols()))?;
-        let ends = ends_of_shares(&weights, engine.threads().min(MAX_PARTS));
-        Ok(Linear { weights, bias: None, ends })
+        let rows = weights.rows();
+        let ends = ends_of_shares(&weights, rows, engine.threads().min(MAX_PARTS));
+        Ok(Linear { weights, rows, bias: None, ends })
+    }
+
+    /// The first rows alone, of the same weights. There must be as many.
+    pub(crate) fn first_rows(&self, rows: usize) -> Self {
+        let weights = self.weights.clone();
+        Linear { ends: ends_of_shares(&weights, rows, self.ends.len()), weights, rows, bias: None }
     }
 
     /// The same with a bias.
@@ -45,7 +54,7 @@ impl Linear {
     /// Replaces the weights by others of the same shape.
     pub(crate) fn replace(&mut self, name: &str, weights: Matrix) -> Result<Matrix, Error> {
         check_shape(name, (self.weights.rows(), self.weights.cols()), (weights.rows(), weights.cols()))?;
-        self.ends = ends_of_shares(&weights, self.ends.len());
+        self.ends = ends_of_shares(&weights, self.rows, self.ends.len());
         Ok(std::mem::replace(&mut self.weights, weights))
     }
 
@@ -53,7 +62,19 @@ impl Linear {
         &self.weights
     }
 
-    fn rows(&self, engine: &Engine, rows: Range<usize>, x: &Activations, scratch: &mut Scratch, out: &mut [f32]) {
+    /// Bytes that multiplying by it reads.
+    pub(crate) fn byte_len(&self) -> usize {
+        self.weights.bytes_of_rows(0..self.rows)
+    }
+
+    fn multiply_rows(
+        &self,
+        engine: &Engine,
+        rows: Range<usize>,
+        x: &Activations,
+        scratch: &mut Scratch,
+        out: &mut [f32],
+    ) {
         if self.takes_codes(engine) {
             engine.kernels().rows_i8(&self.weights, rows, &x.codes, scratch, out);
         } else {
@@ -76,7 +97,7 @@ pub(crate) fn multiply<const N: usize>(
 ) {
     let n = x.n;
     for (linear, out) in &products {
-        let (rows, cols) = (linear.weights.rows(), linear.weights.cols());
+        let (rows, cols) = (linear.rows, linear.weights.cols());
         assert!(x.cols == cols && out.len() == n * rows, "{n} vectors of {} columns, {rows}x{cols}", x.cols);
     }
     // The kernels write panels of rows; for one vector that is the result's own order.
@@ -93,12 +114,12 @@ pub(crate) fn multiply<const N: usize>(
     engine.pool().for_each(jobs, |_, job| {
         let Some(scratch) = &mut job.scratch else { return };
         for piece in job.pieces.iter_mut().flatten() {
-            piece.linear.rows(engine, piece.rows.clone(), x, scratch, piece.out);
+            piece.linear.multiply_rows(engine, piece.rows.clone(), x, scratch, piece.out);
         }
     });
     let mut panels = &parts.panels[..];
     for (linear, out) in products {
-        let rows = linear.weights.rows();
+        let rows = linear.rows;
         if n > 1 {
             let (now, later) = panels.split_at(out.len());
             engine.for_each_part(out, rows, |first, out| unfold(now, n, first, out));
@@ -150,22 +171,21 @@ fn cut<'a, const N: usize>(linear: &'a Linear, n: usize, mut out: &'a mut [f32],
     }
 }
 
-/// The ends of `parts` runs of whole panels of rows, of about equally many bytes.
-fn ends_of_shares(weights: &Matrix, parts: usize) -> Vec<usize> {
-    let rows = weights.rows();
+/// The ends of `parts` runs of whole panels of the first `rows` rows, of about equally many bytes.
+fn ends_of_shares(weights: &Matrix, rows: usize, parts: usize) -> Vec<usize> {
     let total = weights.bytes_of_rows(0..rows);
     let mut ends = Vec::with_capacity(parts);
     for part in 1..parts {
         let first = ends.last().copied().unwrap_or(0);
-        ends.push(end_of_share(weights, first, total / parts * part).next_multiple_of(PANEL).min(rows));
+        ends.push(end_of_share(weights, first..rows, total / parts * part).next_multiple_of(PANEL).min(rows));
     }
     ends.push(rows);
     ends
 }
 
-/// The first row, from `first` on, with which the matrix has more than `share` bytes.
-fn end_of_share(weights: &Matrix, first: usize, share: usize) -> usize {
-    let (mut low, mut high) = (first, weights.rows());
+/// The first of `rows` with which the matrix has more than `share` bytes.
+fn end_of_share(weights: &Matrix, rows: Range<usize>, share: usize) -> usize {
+    let (mut low, mut high) = (rows.start, rows.end);
     while low < high {
         let middle = (low + high) / 2;
         if weights.bytes_of_rows(0..middle + 1) <= share { low = middle + 1 } else { high = middle }

@@ -21,9 +21,13 @@ impl Model {
     pub fn load(from: &dyn Checkpoint, options: &EngineOptions) -> Result<Self, Error> {
         let engine = Engine::new(from.config(), options)?;
         let c = engine.config();
-        let table = |name| Linear::load(from, &engine, name, (c.vocab_size, c.dim));
-        let embedding = table("token_embd.weight")?;
-        let head = (!c.tied_head).then(|| table("output.weight")).transpose()?;
+        let table = |name, rows| Linear::load(from, &engine, name, (rows, c.dim));
+        let embedding = table("token_embd.weight", c.vocab_size)?;
+        let head = match (c.tied_head, c.head_rows()) {
+            (false, rows) => Some(table("output.weight", rows)?),
+            (true, rows) if rows < c.vocab_size => Some(embedding.first_rows(rows)),
+            (true, _) => None,
+        };
         let norm = load_vector(from, "output_norm.weight", c.dim)?;
         let layers = (0..c.n_layers).map(|i| Layer::load(from, &engine, i)).collect::<Result<_, _>>()?;
         Ok(Model { embedding, layers, norm, head, engine })
@@ -44,14 +48,20 @@ impl Model {
         let body: usize = self.layers.iter().flat_map(Layer::matrices).map(Matrix::byte_len).sum();
         let row = self.embedding.weights().byte_len() / self.embedding.weights().rows();
         let norms = (2 * self.layers.len() + 1) * self.config().dim * 4;
-        body + row + norms + self.head().weights().byte_len()
+        body + row + norms + self.head().byte_len()
     }
 
     /// Puts `weights` in the place of matrix `tensor`, named as in the file, and returns what was there.
     pub fn replace(&mut self, tensor: &str, weights: Matrix) -> Result<Matrix, Error> {
         let missing = || Error::MissingTensor { name: tensor.to_owned() };
         match tensor {
-            "token_embd.weight" => self.embedding.replace(tensor, weights),
+            "token_embd.weight" => {
+                let before = self.embedding.replace(tensor, weights)?;
+                if self.config().tied_head && self.head.is_some() {
+                    self.head = Some(self.embedding.first_rows(self.config().head_rows()));
+                }
+                Ok(before)
+            }
             "output.weight" => self.head.as_mut().ok_or_else(missing)?.replace(tensor, weights),
             _ => {
                 let place = tensor.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
@@ -62,14 +72,18 @@ impl Model {
         }
     }
 
-    /// Logits of `hidden`, the residual streams (`n x dim`) after the last layer: `n x vocab_size`. `normed` is scratch,
-    /// as long as `hidden`.
+    /// Logits of `hidden`, the residual streams (`n x dim`) after the last layer: `n x vocab_size`, negative infinity for
+    /// tokens that a shortlist leaves out. `normed` is scratch, as long as `hidden`.
     pub fn logits(&self, ws: &mut Workspace, hidden: &[f32], normed: &mut [f32], logits: &mut [f32]) {
         let c = self.config();
         for (hidden, normed) in hidden.chunks_exact(c.dim).zip(normed.chunks_exact_mut(c.dim)) {
             self.engine.kernels().rms_norm(hidden, &self.norm, c.norm_eps, normed);
         }
-        ws.product(&self.engine, self.head(), normed, logits);
+        let n = hidden.len() / c.dim;
+        ws.product(&self.engine, self.head(), normed, &mut logits[..n * c.head_rows()]);
+        if let Some(list) = &c.shortlist {
+            spread(list.ids(), c.vocab_size, logits);
+        }
     }
 
     /// The embedding, `vocab_size x dim`.
@@ -82,8 +96,42 @@ impl Model {
         &self.layers
     }
 
-    /// The output head: its own matrix, or the embedding again.
+    /// The output head: its own matrix, or the embedding again, of which it may be the first rows.
     pub(crate) fn head(&self) -> &Linear {
         self.head.as_ref().unwrap_or(&self.embedding)
+    }
+}
+
+/// From logits of the listed tokens alone, of one vector after another, to those of all `vocab_size` tokens, in place:
+/// from the last to the first, so that nothing is overwritten before it was moved.
+fn spread(listed: &[u32], vocab_size: usize, logits: &mut [f32]) {
+    for vector in (0..logits.len() / vocab_size).rev() {
+        let to = vector * vocab_size;
+        logits.copy_within(vector * listed.len()..(vector + 1) * listed.len(), to);
+        let logits = &mut logits[to..to + vocab_size];
+        let mut end = vocab_size;
+        for (row, &id) in listed.iter().enumerate().rev() {
+            let id = id as usize;
+            logits[id] = logits[row];
+            logits[id + 1..end].fill(f32::NEG_INFINITY);
+            end = id;
+        }
+        logits[..end].fill(f32::NEG_INFINITY);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logits_come_to_their_tokens() {
+        const NO: f32 = f32::NEG_INFINITY;
+        let mut logits = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 9.0, 9.0, 9.0, 9.0, 9.0, 9.0];
+        spread(&[1, 2, 4], 6, &mut logits);
+        assert_eq!(logits, [NO, 1.0, 2.0, NO, 3.0, NO, NO, 4.0, 5.0, NO, 6.0, NO]);
+        let mut all = [1.0, 2.0, 3.0];
+        spread(&[0, 1, 2], 3, &mut all);
+        assert_eq!(all, [1.0, 2.0, 3.0]);
     }
 }

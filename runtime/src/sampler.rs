@@ -69,12 +69,13 @@ impl Sampler {
         }
     }
 
-    /// Chooses a token. Equal logits: the lowest id is the likelier one. Logits that are not numbers are never chosen
-    /// unless there is nothing else; then it is token 0.
+    /// Chooses a token. Equal logits: the lowest id is the likelier one. Logits that are not numbers, or negative infinity
+    /// as those of tokens that the model cannot write, are never chosen unless there is nothing else; then it is token 0.
     pub fn sample(&mut self, logits: &[f32]) -> u32 {
         self.candidates.clear();
-        let finite = logits.iter().enumerate().filter(|(_, l)| !l.is_nan());
-        self.candidates.extend(finite.map(|(id, &logit)| Candidate { id: id as u32, logit, p: 0.0 }));
+        // Not true of NaN either.
+        let possible = logits.iter().enumerate().filter(|(_, l)| **l > f32::NEG_INFINITY);
+        self.candidates.extend(possible.map(|(id, &logit)| Candidate { id: id as u32, logit, p: 0.0 }));
         self.penalize();
         if self.options.temperature <= 0.0 || self.options.temperature.is_nan() {
             return most_likely(&self.candidates);
@@ -274,6 +275,27 @@ mod tests {
         assert_eq!(sampler.sample(&[f32::NAN, -5.0, f32::NEG_INFINITY]), 1);
         assert_eq!(sampler.sample(&[f32::NAN]), 0);
         assert_eq!(sampler.sample(&[]), 0);
+    }
+
+    #[test]
+    fn impossible_tokens_never_come() {
+        const NO: f32 = f32::NEG_INFINITY;
+        let logits = [NO, 0.5, NO, -3.0, NO];
+        for options in [
+            plain(),
+            SamplerOptions { temperature: 0.0, ..plain() },
+            SamplerOptions { temperature: f32::MAX, ..plain() },
+            SamplerOptions { top_k: 4, top_p: 0.999, min_p: 1e-30, ..plain() },
+            SamplerOptions { repeat_penalty: 1e30, ..plain() },
+        ] {
+            let mut sampler = Sampler::new(&options);
+            (0..logits.len() as u32).for_each(|id| sampler.accept(id));
+            for _ in 0..200 {
+                let token = sampler.sample(&logits);
+                assert!(token == 1 || token == 3, "{options:?}: token {token}");
+            }
+        }
+        assert_eq!(Sampler::new(&plain()).sample(&[NO, NO]), 0);
     }
 
     #[test]

@@ -100,7 +100,8 @@ impl Session {
         self.position = self.position.min(position);
     }
 
-    /// Feeds `tokens` and returns the logits after the last of them (`vocab_size`; empty input: as before).
+    /// Feeds `tokens` and returns the logits after the last of them (`vocab_size`; empty input: as before). Of tokens
+    /// that the model has no row of the head for, they are negative infinity.
     pub fn feed(&mut self, tokens: &[u32]) -> Result<&[f32], Error> {
         self.check_room(tokens)?;
         let batches = tokens.chunks(self.batch);
@@ -152,7 +153,7 @@ impl Session {
         let Session { model, caches, position, ws, io, .. } = self;
         let engine = model.engine();
         io.resize(engine, tokens.len());
-        embed(model.embedding(), tokens, &mut io.hidden)?;
+        embed(model.config(), model.embedding(), tokens, &mut io.hidden)?;
         for (layer, cache) in model.layers().iter().zip(caches) {
             layer.forward(engine, ws, cache, *position, io);
         }

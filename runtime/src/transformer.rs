@@ -1,7 +1,7 @@
 //! One decoder layer, step by step. Generation runs all steps for a few tokens; the pruner runs one step for
 //! all its tokens, changes the weights of the next, and goes on.
 
-use spm::{Checkpoint, Matrix};
+use spm::{Checkpoint, Config, Matrix};
 
 use crate::attention::Attention;
 use crate::engine::Engine;
@@ -205,11 +205,11 @@ impl Workspace {
     }
 }
 
-/// Writes the embeddings of `tokens` to `hidden` (`n x dim`).
-pub fn embed(table: &Matrix, tokens: &[u32], hidden: &mut [f32]) -> Result<(), Error> {
+/// Writes the embeddings of `tokens` to `hidden` (`n x dim`); `table` is `token_embd.weight` of a model of this shape.
+pub fn embed(config: &Config, table: &Matrix, tokens: &[u32], hidden: &mut [f32]) -> Result<(), Error> {
     for (&token, out) in tokens.iter().zip(hidden.chunks_exact_mut(table.cols())) {
-        let known = table.read_rows(token as usize, out);
-        known.ok_or(Error::Token { token, vocab_size: table.rows() })?;
+        let known = config.embedding_row(token).and_then(|row| table.read_rows(row, out));
+        known.ok_or(Error::Token { token, vocab_size: config.vocab_size })?;
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use sparse_run::{EngineOptions, Model, Session, SessionOptions};
 use spm::encode::encode;
 use spm::synthetic::SyntheticModel;
-use spm::{Checkpoint, Config, Encoding, Mask, Matrix, TensorInfo, Vocabulary};
+use spm::{Checkpoint, Config, Encoding, Mask, Matrix, Shortlist, TensorInfo, Vocabulary};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
@@ -22,9 +22,12 @@ struct Encoded {
 }
 
 impl Encoded {
-    fn new(encoding: Encoding) -> Self {
+    fn new(encoding: Encoding, listed: Option<Vec<u32>>) -> Self {
         // Rows of whole groups and of a part of one; rows enough for eight threads.
-        let inner = SyntheticModel::new(Config::new(2, 320, 704, 5, 1), 3);
+        let mut config = Config::new(2, 320, 704, 5, 1);
+        config.shortlist = listed.map(|ids| Shortlist::new(ids, 263).unwrap());
+        config.tied_head = config.shortlist.is_some();
+        let inner = SyntheticModel::new(config, 3);
         let matrices = inner.tensors().iter().filter(|t| t.rows > 1).map(|t| {
             let mask = Mask::from_fn(t.rows, t.cols, |r, c| (r + c / 4 + c % 4) % 2 == 0);
             let mask = encoding.is_sparse().then_some(&mask);
@@ -86,8 +89,10 @@ fn argmax(logits: &[f32]) -> u32 {
 /// One test, since the allocator counts for the whole program.
 #[test]
 fn decoding_is_the_same_for_any_number_of_threads_and_allocates_nothing() {
-    for encoding in Encoding::ALL {
-        let model = Encoded::new(encoding);
+    let every_second = (0..263).step_by(2).collect::<Vec<u32>>();
+    let whole = Encoding::ALL.map(|encoding| (encoding, None));
+    for (encoding, listed) in whole.into_iter().chain([(Encoding::Q8, Some(every_second))]) {
+        let model = Encoded::new(encoding, listed);
         let expected = decode(&mut session(&model, 1), 24);
         for threads in [2, 3, 8] {
             assert!(decode(&mut session(&model, threads), 24) == expected, "{}, {threads} threads", encoding.name());

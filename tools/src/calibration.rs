@@ -101,16 +101,17 @@ impl CalibrationArgs {
                 Err(Failure::Usage(format!("{asking} needs calibration text: give --calib FILE or FOLDER")))
             }
             (None, _) => {
-                let vocabulary = source.vocabulary().ok_or(runtime::Error::NoVocabulary);
-                let tokenizer = vocabulary.and_then(Tokenizer::new).map_err(|e| cli::name_file(e.into(), path))?;
-                self.collect(&tokenizer).map(Statistics::Text)
+                let tokenizer = tokenizer_of(source, path)?;
+                let options = self.options(&tokenizer)?;
+                let calibration = Calibration::collect(&options, &|text| tokenizer.encode_plain(text))?;
+                Ok(Statistics::Text(calibration))
             }
         }
     }
 
-    /// Reads the text and cuts it into windows.
-    fn collect(&self, tokenizer: &Tokenizer) -> Result<Calibration, Failure> {
-        let options = CalibrationOptions {
+    /// How text is read and cut into windows for the tokens of `tokenizer`.
+    pub fn options(&self, tokenizer: &Tokenizer) -> Result<CalibrationOptions, Failure> {
+        Ok(CalibrationOptions {
             parts: self.parts()?,
             nsamples: self.nsamples,
             seqlen: self.seqlen,
@@ -119,8 +120,7 @@ impl CalibrationArgs {
                 window_start: tokenizer.bos().filter(|_| tokenizer.adds_bos()),
                 document_end: tokenizer.token_id("<|endoftext|>").or(tokenizer.eos()),
             },
-        };
-        Ok(Calibration::collect(&options, &|text| tokenizer.encode_plain(text))?)
+        })
     }
 
     /// What to calibrate on; an error if sources and shares do not belong to each other.
@@ -150,6 +150,12 @@ impl CalibrationArgs {
             None => Ok(parts),
         }
     }
+}
+
+/// The tokenizer of the model `source`, which is at `path`.
+pub fn tokenizer_of(source: &dyn Checkpoint, path: &Path) -> Result<Tokenizer, Failure> {
+    let vocabulary = source.vocabulary().ok_or(runtime::Error::NoVocabulary);
+    vocabulary.and_then(Tokenizer::new).map_err(|e| cli::name_file(e.into(), path))
 }
 
 /// The option that asks for most statistics.

@@ -4,20 +4,27 @@
 //! joined in order, and cut into windows of `context` tokens; what is left at the end is dropped. Each window
 //! starts with an empty cache. Every token of a window but its first is scored (or as many less as are asked for).
 //!
+//! A model with a shortlist cannot write every token, so tokens that are not listed are split into ones that are, after
+//! the text was cut into windows: it is scored on just the text that other models are, in more tokens.
+//!
 //! perplexity = exp(mean negative log-likelihood); bits per byte = sum of negative log2-likelihoods over the bytes of
 //! the scored tokens; top-1 = share of scored tokens that were the most likely one (the lowest id of equals). With a
-//! reference: KL(reference || model) at every scored position, over the whole vocabulary, in nats.
+//! reference: KL(reference || model) at every scored position, in nats, over the whole vocabulary or, of a model with a
+//! shortlist, over the tokens listed, to which the reference is renormalised; what it gives to the others is a number
+//! of its own.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use runtime::{Error, Model, Session, SessionOptions};
+use runtime::{Error, Model, Session, SessionOptions, Splitter};
 
 /// What was found.
 #[derive(Clone, Debug, Default)]
 pub struct Evaluation {
     /// Scored tokens.
     pub tokens: u64,
+    /// Tokens that they were before some were split.
+    pub unsplit_tokens: u64,
     /// Bytes of text that the scored tokens stand for.
     pub bytes: u64,
     /// Sum of negative log-likelihoods, nats.
@@ -33,14 +40,21 @@ pub struct Evaluation {
 pub struct Comparison {
     /// KL(reference || model) of every scored position, nats.
     pub kl: Vec<f32>,
-    /// Positions where both find the same token most likely.
+    /// Positions where both find the same token most likely, of the whole vocabulary.
     pub agree: u64,
+    /// Sum over these positions of the probability that the reference gives to tokens the model cannot write.
+    pub unlisted: f64,
 }
 
 impl Evaluation {
     /// exp of the mean negative log-likelihood.
     pub fn perplexity(&self) -> f64 {
         (self.nll / self.tokens as f64).exp()
+    }
+
+    /// The same for each token that the text has in the whole vocabulary: comparable between models of one vocabulary.
+    pub fn perplexity_unsplit(&self) -> f64 {
+        (self.nll / self.unsplit_tokens as f64).exp()
     }
 
     /// Bits that the model needs for a byte of text.
@@ -68,6 +82,11 @@ impl Comparison {
         sorted.get(rank - 1).copied().map_or(f64::NAN, f64::from)
     }
 
+    /// Mean probability that the reference gives to tokens the model cannot write.
+    pub fn mean_unlisted(&self) -> f64 {
+        self.unlisted / self.kl.len() as f64
+    }
+
     /// Share of positions where both find the same token most likely.
     pub fn agreement(&self) -> f64 {
         self.agree as f64 / self.kl.len() as f64
@@ -75,23 +94,28 @@ impl Comparison {
 }
 
 /// Scores `windows` but for their first `unscored` tokens (1 or more: nothing predicts the first one);
-/// `token_bytes` says how many bytes of text a token is.
+/// `token_bytes` says how many bytes of text a token is, `splitter` how those are written that the model has not listed.
 pub fn evaluate(
     model: &Arc<Model>,
     reference: Option<&Arc<Model>>,
     windows: &[Vec<u32>],
+    splitter: Option<&Splitter>,
     unscored: usize,
     token_bytes: &dyn Fn(u32) -> usize,
     progress: &mut dyn FnMut(usize, &Evaluation) -> ControlFlow<()>,
 ) -> Result<Evaluation, Error> {
-    let longest = windows.iter().map(Vec::len).max().unwrap_or(0);
+    let unscored = unscored.max(1);
+    let split = |tokens: &[u32]| splitter.map_or(tokens.to_vec(), |s| s.split(tokens));
+    let longest = windows.iter().map(|w| split(w).len()).max().unwrap_or(0);
     let options = SessionOptions { context: longest, ..SessionOptions::default() };
     let mut session = Session::new(model, &options)?;
     let mut other = reference.map(|r| Session::new(r, &options)).transpose()?;
     let mut total = Evaluation { against: reference.map(|_| Comparison::default()), ..Evaluation::default() };
     for (i, window) in windows.iter().enumerate() {
-        score_window(&mut session, other.as_mut(), window, unscored.max(1), &mut total)?;
-        total.bytes += window[unscored.max(1)..].iter().map(|&t| token_bytes(t) as u64).sum::<u64>();
+        let (context, scored) = window.split_at(unscored);
+        score_window(&mut session, other.as_mut(), &split(window), split(context).len(), &mut total)?;
+        total.unsplit_tokens += scored.len() as u64;
+        total.bytes += scored.iter().map(|&t| token_bytes(t) as u64).sum::<u64>();
         if progress(i + 1, &total).is_break() {
             break;
         }
@@ -132,7 +156,9 @@ fn score_window(
             total.nll += log_sum - f64::from(logits[target]);
             total.correct += u64::from(best == target);
             if let (Some(against), Some(expected)) = (&mut total.against, expected.get(i)) {
-                against.kl.push(kl(expected, logits, log_sum) as f32);
+                let (divergence, unlisted) = kl(expected, logits, log_sum);
+                against.kl.push(divergence as f32);
+                against.unlisted += unlisted;
                 against.agree += u64::from(best == argmax(expected));
             }
         })?;
@@ -140,21 +166,29 @@ fn score_window(
     Ok(())
 }
 
-/// KL(p || q) of two sets of logits.
-fn kl(p: &[f32], q: &[f32], q_log_sum: f64) -> f64 {
-    let p_log_sum = log_sum_exp(p);
+/// KL(p || q) of two sets of logits, over the tokens that are possible in q and with p renormalised to them; and the
+/// probability that p gives to all others.
+fn kl(p: &[f32], q: &[f32], q_log_sum: f64) -> (f64, f64) {
+    let listed = || p.iter().zip(q).filter(|(_, q)| **q > f32::NEG_INFINITY);
+    let (p_log_sum, whole_log_sum) = (log_sum_of(listed().map(|(p, _)| *p)), log_sum_exp(p));
     let term = |(&p, &q): (&f32, &f32)| {
         let log_p = f64::from(p) - p_log_sum;
-        log_p.exp() * (log_p - (f64::from(q) - q_log_sum))
+        // The limit where p has no probability, which infinities would not give.
+        if log_p == f64::NEG_INFINITY { 0.0 } else { log_p.exp() * (log_p - (f64::from(q) - q_log_sum)) }
     };
     // Rounding can leave a tiny negative sum where the models are the same.
-    p.iter().zip(q).map(term).sum::<f64>().max(0.0)
+    let divergence = listed().map(term).sum::<f64>().max(0.0);
+    (divergence, (1.0 - (p_log_sum - whole_log_sum).exp()).max(0.0))
 }
 
 fn log_sum_exp(logits: &[f32]) -> f64 {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    log_sum_of(logits.iter().copied())
+}
+
+fn log_sum_of(logits: impl Iterator<Item = f32> + Clone) -> f64 {
+    let max = logits.clone().fold(f32::NEG_INFINITY, f32::max);
     // The differences are small or do not matter, so single precision loses nothing that is seen.
-    let sum: f64 = logits.iter().map(|&l| f64::from((l - max).exp())).sum();
+    let sum: f64 = logits.map(|l| f64::from((l - max).exp())).sum();
     f64::from(max) + sum.ln()
 }
 
@@ -179,17 +213,31 @@ mod tests {
         // Shifted logits are the same distribution.
         let shifted = q.map(|l| l + 7.0);
         let expected = 0.5 * 2f64.ln() - 0.25 * 2f64.ln();
-        assert!((kl(&p, &shifted, log_sum_exp(&shifted)) - expected).abs() < 1e-6);
-        assert_eq!(kl(&p, &p, log_sum_exp(&p)), 0.0);
+        assert!((kl(&p, &shifted, log_sum_exp(&shifted)).0 - expected).abs() < 1e-6);
+        assert_eq!(kl(&p, &p, log_sum_exp(&p)), (0.0, 0.0));
+    }
+
+    #[test]
+    fn divergence_over_a_shortlist() {
+        const NO: f32 = f32::NEG_INFINITY;
+        let p = [0.2f32.ln(), 0.5f32.ln(), 0.3f32.ln(), NO];
+        let q = [0.5f32.ln(), NO, 0.5f32.ln(), NO];
+        // 0.4 and 0.6 once what is not listed is left out.
+        let expected = 0.4 * 0.8f64.ln() + 0.6 * 1.2f64.ln();
+        let (divergence, unlisted) = kl(&p, &q, log_sum_exp(&q));
+        assert!((divergence - expected).abs() < 1e-6 && (unlisted - 0.5).abs() < 1e-6, "{divergence}, {unlisted}");
+        let (divergence, unlisted) = kl(&q, &p, log_sum_exp(&p));
+        let expected = 0.5 * 2.5f64.ln() + 0.5 * (5.0 / 3.0f64).ln();
+        assert!((divergence - expected).abs() < 1e-6 && unlisted == 0.0, "{divergence}, {unlisted}");
     }
 
     #[test]
     fn percentiles_are_nearest_ranks() {
-        let c = Comparison { kl: (1..=200).map(|i| i as f32).collect(), agree: 50 };
+        let c = Comparison { kl: (1..=200).map(|i| i as f32).collect(), agree: 50, unlisted: 20.0 };
         assert_eq!(c.kl_percentile(99.0), 198.0);
         assert_eq!(c.kl_percentile(50.0), 100.0);
         assert_eq!(c.mean_kl(), 100.5);
-        assert_eq!(c.agreement(), 0.25);
+        assert_eq!((c.agreement(), c.mean_unlisted()), (0.25, 0.1));
     }
 
     #[test]
@@ -206,8 +254,9 @@ mod tests {
                 nll += logits.iter().map(|l| l.exp()).sum::<f64>().ln() - logits[pair[1] as usize];
             }
         }
-        let found = evaluate(&model, Some(&model), &windows, 1, &|_| 2, &mut |_, _| ControlFlow::Continue(())).unwrap();
-        assert_eq!((found.tokens, found.bytes), (78, 156));
+        let found = evaluate(&model, Some(&model), &windows, None, 1, &|_| 2, &mut |_, _| ControlFlow::Continue(()));
+        let found = found.unwrap();
+        assert_eq!((found.tokens, found.unsplit_tokens, found.bytes), (78, 78, 156));
         assert!((found.nll - nll).abs() < 1e-3 * nll, "{} and {nll}", found.nll);
         let against = found.against.unwrap();
         assert!(against.mean_kl() < 1e-9 && against.agreement() == 1.0);

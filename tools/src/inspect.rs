@@ -94,6 +94,7 @@ fn facts(model: &AnyModel) -> Vec<(&'static str, Value)> {
         ("kv heads", json!(c.n_kv_heads)),
         ("head dim", json!(c.head_dim)),
         ("vocabulary", json!(c.vocab_size)),
+        ("head rows", json!(c.head_rows())),
         ("context", json!(c.context_len)),
         ("norm epsilon", json!(c.norm_eps)),
         ("rope base", json!(c.rope.base)),
@@ -118,6 +119,7 @@ fn facts(model: &AnyModel) -> Vec<(&'static str, Value)> {
             ("method", json!(p.method)),
             ("sparsity", json!(p.sparsity)),
             ("pattern", json!(p.pattern)),
+            ("shortlist", json!(p.shortlist)),
             ("calibration", json!(p.calibration)),
             ("calibration sha256", json!(p.calibration_sha256)),
         ]);

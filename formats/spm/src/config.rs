@@ -4,6 +4,7 @@
 //! else, so it runs what the file says, not what the file is called.
 
 use crate::error::Error;
+use crate::shortlist::Shortlist;
 
 /// Upper bounds that every opened model must respect, so that no size computed from them can overflow.
 pub mod limits {
@@ -37,7 +38,7 @@ pub struct Config {
     pub n_kv_heads: usize,
     /// Width of one head; need not be `dim / n_heads`.
     pub head_dim: usize,
-    /// Rows of the embedding and of the head.
+    /// Rows of the embedding, and of the head unless there is a shortlist.
     pub vocab_size: usize,
     /// Positions the model was trained for.
     pub context_len: usize,
@@ -47,6 +48,9 @@ pub struct Config {
     pub rope: Rope,
     /// The head is the embedding matrix: the file has no `output.weight`.
     pub tied_head: bool,
+    /// The tokens that the head has rows for; all if `None`. With a tied head, the rows of the embedding are in the
+    /// order that [`Self::embedding_row`] says.
+    pub shortlist: Option<Shortlist>,
     /// Query, key and value projections have biases.
     pub qkv_bias: bool,
 }
@@ -100,6 +104,7 @@ impl Config {
                 attn_scale: 1.0,
             },
             tied_head: false,
+            shortlist: None,
             qkv_bias: false,
         }
     }
@@ -112,6 +117,20 @@ impl Config {
     /// Width of all key (or value) heads together.
     pub fn kv_dim(&self) -> usize {
         self.n_kv_heads * self.head_dim
+    }
+
+    /// Rows of the output head.
+    pub fn head_rows(&self) -> usize {
+        self.shortlist.as_ref().map_or(self.vocab_size, Shortlist::len)
+    }
+
+    /// Row of a token in `token_embd.weight`; `None` if it is not below `vocab_size`.
+    pub fn embedding_row(&self, token: u32) -> Option<usize> {
+        match &self.shortlist {
+            _ if token as usize >= self.vocab_size => None,
+            Some(list) if self.tied_head => Some(list.tied_row(token)),
+            _ => Some(token as usize),
+        }
     }
 
     /// Refuses shapes that no decoder has, naming the field, its value and the bound.
@@ -163,7 +182,7 @@ impl Config {
         if !(self.norm_eps.is_finite() && self.norm_eps >= 0.0) {
             return refuse("norm_eps", self.norm_eps.to_string(), "a finite number, zero or more");
         }
-        Ok(())
+        self.shortlist.as_ref().map_or(Ok(()), |list| list.check_ids(self.vocab_size))
     }
 
     /// Every tensor such a decoder needs: name and shape `(rows, cols)`; vectors have one row.
@@ -173,7 +192,7 @@ impl Config {
             ("output_norm.weight".to_owned(), 1, self.dim),
         ];
         if !self.tied_head {
-            all.push(("output.weight".to_owned(), self.vocab_size, self.dim));
+            all.push(("output.weight".to_owned(), self.head_rows(), self.dim));
         }
         for i in 0..self.n_layers {
             let mut push = |name: &str, rows, cols| all.push((format!("blk.{i}.{name}"), rows, cols));

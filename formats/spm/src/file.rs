@@ -15,6 +15,7 @@ use crate::levels::{in_high_nibbles, kept_2_of_4};
 use crate::matrix::Matrix;
 use crate::metadata::{self, Provenance};
 use crate::order::stored_column;
+use crate::shortlist::Shortlist;
 use crate::tensor_table::{self, Entry};
 use crate::tokenizer::Vocabulary;
 use crate::vocabulary_codec;
@@ -49,9 +50,13 @@ impl SparseModel {
         recognise(&bytes, path)?;
         let header = Header::parse(&bytes).map_err(|f| f.at(path))?;
         let section = |id| checked_section(&header, &bytes, id, path);
-        let (config, provenance) = metadata::parse(&section(header::META)?).map_err(|f| f.at(path))?;
+        let (mut config, provenance) = metadata::parse(&section(header::META)?).map_err(|f| f.at(path))?;
         let vocabulary = vocabulary_codec::parse(&section(header::VOCABULARY)?).map_err(|f| f.at(path))?;
         check_vocabulary(vocabulary.as_ref(), &config).map_err(|f| f.at(path))?;
+        if header.find(header::HEAD).is_some() {
+            let shortlist = Shortlist::parse(&section(header::HEAD)?, config.vocab_size, vocabulary.as_ref());
+            config.shortlist = Some(shortlist.map_err(|f| f.at(path))?);
+        }
         let entries = tensor_table::parse(&section(header::TENSORS)?).map_err(|f| f.at(path))?;
         tensor_table::check_names(&entries, &config).map_err(|f| f.at(path))?;
         let data = header.section(header::DATA).and_then(|s| slice(&bytes, s)).map_err(|f| f.at(path))?;

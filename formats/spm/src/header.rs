@@ -17,13 +17,15 @@ const MAX_SECTIONS: usize = 64;
 const CRC_AT: usize = 60;
 const MUST_UNDERSTAND: u32 = 1;
 
-/// The sections of version 1, in file order.
+/// The sections that every file has, in file order.
 pub(crate) const DATA: [u8; 4] = *b"DATA";
 pub(crate) const ROWS: [u8; 4] = *b"ROWS";
 pub(crate) const TENSORS: [u8; 4] = *b"TENS";
 pub(crate) const META: [u8; 4] = *b"META";
 pub(crate) const VOCABULARY: [u8; 4] = *b"VOCB";
-const KNOWN: [[u8; 4]; 5] = [DATA, ROWS, TENSORS, META, VOCABULARY];
+/// The tokens that the head has rows for; only where they are not all.
+pub(crate) const HEAD: [u8; 4] = *b"HEAD";
+const KNOWN: [[u8; 4]; 6] = [DATA, ROWS, TENSORS, META, VOCABULARY, HEAD];
 
 /// What the header says, all of it checked against the file's length.
 #[derive(Clone, Debug)]
@@ -115,10 +117,15 @@ impl Header {
         Ok(Header { file_len, identity, sections })
     }
 
-    /// The section called `id`; every file has all of them.
+    /// The section called `id`, one of those that every file has.
     pub(crate) fn section(&self, id: [u8; 4]) -> Result<&Section, Fault> {
-        let found = self.sections.iter().find(|s| s.id == id);
-        found.ok_or_else(|| Fault::new("section table", format!("no section {}", String::from_utf8_lossy(&id))))
+        let missing = || Fault::new("section table", format!("no section {}", String::from_utf8_lossy(&id)));
+        self.find(id).ok_or_else(missing)
+    }
+
+    /// The section called `id`, if the file has it.
+    pub(crate) fn find(&self, id: [u8; 4]) -> Option<&Section> {
+        self.sections.iter().find(|s| s.id == id)
     }
 }
 
@@ -141,6 +148,10 @@ fn parse_section(c: &mut Cursor) -> Result<Section, Fault> {
     }
     if section.flags == MUST_UNDERSTAND && !KNOWN.contains(&id) {
         return Err(Fault::new(section.name(), "unknown and necessary; update this program, or prune the model again"));
+    }
+    // A reader that skipped it would take rows for other tokens.
+    if section.flags != MUST_UNDERSTAND && id == HEAD {
+        return Err(Fault::new(section.name(), format!("flags {}, expected {MUST_UNDERSTAND}", section.flags)));
     }
     Ok(section)
 }

@@ -24,12 +24,14 @@ pub struct Provenance {
     pub calibration: String,
     /// SHA-256 of the calibration tokens, in hexadecimal.
     pub calibration_sha256: String,
+    /// How the tokens of the head were chosen; empty if it has all.
+    pub shortlist: String,
     /// Program and version that wrote the file.
     pub tool: String,
 }
 
 impl Provenance {
-    fn fields(&mut self) -> [(&'static str, &mut String); 7] {
+    fn fields(&mut self) -> [(&'static str, &mut String); 8] {
         [
             ("source.name", &mut self.source),
             ("source.sha256", &mut self.source_sha256),
@@ -37,6 +39,7 @@ impl Provenance {
             ("prune.pattern", &mut self.pattern),
             ("prune.calibration", &mut self.calibration),
             ("prune.calibration.sha256", &mut self.calibration_sha256),
+            ("prune.shortlist", &mut self.shortlist),
             ("tool", &mut self.tool),
         ]
     }
@@ -146,6 +149,7 @@ fn take_config(values: &mut Values) -> Result<Config, Fault> {
             attn_scale: take(v, "model.rope.attn_scale")?,
         },
         tied_head: take(v, "model.tied_head")?,
+        shortlist: None,
         qkv_bias: take(v, "model.qkv_bias")?,
     };
     match config.validate() {

@@ -98,6 +98,9 @@ impl SpmWriter {
         config.validate()?;
         let path = self.path.clone();
         let at = |fault: Fault| fault.at(&path);
+        if let Some(list) = &config.shortlist {
+            list.check(config.vocab_size, vocabulary).map_err(at)?;
+        }
         tensor_table::check_names(&self.entries, config).map_err(at)?;
         self.out.write(&vec![0; self.slack]).map_err(Error::io("write", &path))?;
         let mut sections = vec![self.out.end_section(header::DATA, SECTION_ALIGN)];
@@ -107,7 +110,8 @@ impl SpmWriter {
             (header::META, metadata::to_bytes(config, provenance).map_err(at)?),
             (header::VOCABULARY, vocabulary_codec::to_bytes(vocabulary).map_err(at)?),
         ];
-        for (id, bytes) in rest {
+        let shortlist = config.shortlist.as_ref().map(|list| (header::HEAD, list.to_bytes()));
+        for (id, bytes) in rest.into_iter().chain(shortlist) {
             sections.push(self.out.section(id, &bytes).map_err(Error::io("write", &path))?);
         }
         self.publish(sections).map_err(Error::io("finish", &path))

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use spm::{
-    Bytes, Checkpoint, Encoding, Error, Load, Mask, Matrix, SparseModel, SpmWriter, WriterOptions, encode, matrix,
-    row_bytes,
+    Bytes, Checkpoint, Encoding, Error, Load, Mask, Matrix, Shortlist, SparseModel, SpmWriter, WriterOptions, encode,
+    matrix, row_bytes,
 };
 
 #[test]
@@ -35,6 +35,37 @@ fn what_is_written_is_read() {
     let held = |e: &Encoding| model.tensors().iter().any(|t| t.encoding == e.name());
     assert!(Encoding::ALL.iter().all(held), "a tensor in every encoding");
     assert!(model.matrix("blk.9.attn_q.weight").is_none());
+}
+
+#[test]
+fn a_shortlist_is_read_as_it_was_written() {
+    let folder = tempfile::tempdir().unwrap();
+    for tied_head in [false, true] {
+        let path = folder.path().join(format!("{tied_head}.spm"));
+        let source = common::shortlisted_model(tied_head);
+        common::write(&path, &source);
+        let model = SparseModel::open(&path).unwrap();
+        model.verify().unwrap();
+        assert_eq!(model.config(), source.config());
+        let listed = source.config().head_rows();
+        assert!(listed < source.config().vocab_size);
+        assert_eq!(model.tensor("output.weight").map(|t| t.rows), (!tied_head).then_some(listed));
+    }
+}
+
+#[test]
+fn the_writer_refuses_a_shortlist_that_cannot_write_every_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = common::shortlisted_model(true);
+    let mut config = model.config().clone();
+    let ids = config.shortlist.unwrap().ids()[1..].to_vec();
+    config.shortlist = Some(Shortlist::new(ids, config.vocab_size).unwrap());
+    let mut writer = SpmWriter::create(&folder.path().join("model.spm"), &WriterOptions::default()).unwrap();
+    for (name, matrix) in common::matrices(&model) {
+        writer.push(&name, &matrix).unwrap();
+    }
+    let error = writer.finish(&config, model.vocabulary(), &common::provenance()).unwrap_err().to_string();
+    assert!(error.contains("section HEAD: token 0") && error.contains("is not listed"), "{error}");
 }
 
 /// Damage that opening does not look at, in one matrix of a model whose checksums are right.

@@ -1,7 +1,7 @@
 """A reader of .spm files written from README.md alone, with nothing but the standard library.
 
 Usage: read_spm.py FILE  ->  one line a tensor: name, rows, columns, encoding, kept, CRC-32 of the weights as f32;
-then the metadata and the vocabulary's tokens as JSON lines.
+then the metadata, the vocabulary's tokens and the ids that the head has rows for (null: all) as JSON lines.
 """
 import json
 import struct
@@ -58,6 +58,7 @@ def sections(file):
     for i in range(count):
         name, flags, offset, size, crc, zero = struct.unpack_from("<4sIQQII", table, 32 * i)
         assert offset == expected and flags <= 1 and zero == 0
+        assert name != b"HEAD" or flags == 1
         found[name] = file[offset:offset + size]
         assert crc32c(found[name]) == crc, f"checksum of {name}"
         expected = up(offset + size, 65536)
@@ -193,25 +194,62 @@ def metadata(data):
 
 
 def vocabulary(data):
+    """Tokens, their types, the named ones, and whether it is byte-level."""
     f = Fields(data)
-    f.take(4 + 16)
+    kind = f.num("B")
+    f.take(3)
+    named = [f.num("I") for _ in range(4)]
     n, scores, merges, ends, template = (f.num("I") for _ in range(5))
     f.text(f.num("H"))
-    f.take(n + 4 * scores + 8 * merges + 4 * ends)
+    types = list(f.take(n))
+    f.take(4 * scores + 8 * merges)
+    named += [f.num("I") for _ in range(ends)]
     tokens = [f.text(f.num("H")) for _ in range(n)]
     f.text(0 if template == 2**32 - 1 else template)
     assert f.at == len(data)
-    return tokens
+    return tokens, types, named, kind == 1
+
+
+def is_needed(token, kind, is_named, characters, is_byte_level, has_all_bytes):
+    if kind not in (1, 5) or is_named:
+        return True
+    if has_all_bytes and not is_byte_level:
+        return False
+    return len(token) == 1 or any(c not in characters for c in token)
+
+
+def head(found, meta):
+    """The ids that the head has rows for."""
+    if b"HEAD" not in found:
+        return None
+    f = Fields(found[b"HEAD"])
+    ids = [f.num("I") for _ in range(len(f.data) // 4)]
+    assert f.at == len(f.data) and ids and ids == sorted(set(ids)) and ids[-1] < meta["model.vocab_size"]
+    if found[b"VOCB"]:
+        tokens, types, named, is_byte_level = vocabulary(found[b"VOCB"])
+        alphabet = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x144)]
+        characters = {t for t, kind in zip(tokens, types)
+                      if len(t) == 1 and kind == 1 and (not is_byte_level or ord(t) in alphabet)}
+        has_all_bytes = len({t for t, kind in zip(tokens, types) if kind == 6}) == 256
+        listed = set(ids)
+        for id, (token, kind) in enumerate(zip(tokens, types)):
+            needed = is_needed(token, kind, id in named, characters, is_byte_level, has_all_bytes)
+            assert id in listed or not needed, f"token {id} is needed"
+    return ids
 
 
 def main():
     with open(sys.argv[1], "rb") as file:
         found = sections(file.read())
+    meta = metadata(found[b"META"])
+    ids = head(found, meta)
     for name, rows, cols, encoding, kept, values in tensors(found):
+        assert name != "output.weight" or rows == (len(ids) if ids else meta["model.vocab_size"])
         crc = zlib.crc32(struct.pack(f"<{len(values)}f", *(v + 0.0 for v in values)))
         print(name, rows, cols, encoding, kept, f"{crc:08x}")
-    print(json.dumps(metadata(found[b"META"])))
-    print(json.dumps(vocabulary(found[b"VOCB"])))
+    print(json.dumps(meta))
+    print(json.dumps(vocabulary(found[b"VOCB"])[0]))
+    print(json.dumps(ids))
 
 
 main()

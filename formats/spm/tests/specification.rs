@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
@@ -12,7 +13,8 @@ fn a_reader_written_from_the_specification_sees_the_same_model() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.spm");
     common::write(&path, &common::model());
-    let (meta, vocabulary) = compare(&path);
+    let [meta, vocabulary, head] = compare(&path);
+    assert_eq!(head, "null");
     assert!(meta.contains(r#""prune.method": "magnitude""#) && meta.contains(r#""model.dim": 64"#), "{meta}");
     assert!(vocabulary.contains("<|end|>"), "{vocabulary}");
 }
@@ -25,8 +27,22 @@ fn padded_rows_are_read_alike() {
     compare(&path);
 }
 
-/// Compares every tensor; the last two lines of the other reader.
-fn compare(path: &Path) -> (String, String) {
+#[test]
+fn a_head_of_some_tokens_is_read_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.spm");
+    for tied_head in [false, true] {
+        let model = common::shortlisted_model(tied_head);
+        common::write(&path, &model);
+        let [_, _, head] = compare(&path);
+        let ids = model.config().shortlist.as_ref().unwrap().ids();
+        assert_eq!(head, format!("{ids:?}"));
+        fs::remove_file(&path).unwrap();
+    }
+}
+
+/// Compares every tensor; the last three lines of the other reader.
+fn compare(path: &Path) -> [String; 3] {
     let model = SparseModel::open(path).unwrap();
     model.verify().unwrap();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/read_spm.py");
@@ -51,7 +67,7 @@ fn compare(path: &Path) -> (String, String) {
         assert_eq!(lines.next(), Some(expected.as_str()), "{}", info.encoding);
     }
     let mut line = || lines.next().unwrap().to_owned();
-    (line(), line())
+    [line(), line(), line()]
 }
 
 /// The checksum of zip and of Python's zlib, bit by bit.

@@ -98,10 +98,11 @@ impl Search<'_> {
     fn measure_tables(&mut self, probe: &mut Probe) -> Result<(), Error> {
         for (name, rows, cols) in outside_layers(self.source.config()).filter(|(_, rows, _)| *rows > 1) {
             let treatments: Vec<Treatment> = [ValueType::Q8, ValueType::Q5, ValueType::Q4].map(Treatment::dense).into();
+            let all: Vec<usize> = (0..rows).collect();
             let mut losses = Vec::new();
             for treatment in &treatments {
                 let encoding = treatment.values.dense();
-                let stored = encode_table(self.source, &name, (rows, cols), encoding, &mut |_| Ok(()))?;
+                let stored = encode_table(self.source, &name, &all, cols, encoding, &mut |_| Ok(()))?;
                 losses.push(probe.divergence(&name, stored)?.max(0.0));
             }
             self.items.push(Item { name, shape: (rows, cols), treatments, losses });

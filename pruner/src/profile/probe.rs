@@ -100,7 +100,7 @@ impl Probe {
 
     fn embedded(&self, ids: &[u32]) -> Result<Vec<f32>, Error> {
         let mut hidden = zeroed("hidden states", ids.len() * self.model.config().dim)?;
-        embed(self.model.embedding(), ids, &mut hidden)?;
+        embed(self.model.config(), self.model.embedding(), ids, &mut hidden)?;
         Ok(hidden)
     }
 

@@ -8,7 +8,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 
 use spm::Vocabulary;
 
-use super::merge::{Merger, Pair, Symbol};
+use super::merge::{Merger, Pair, Symbol, joined_len};
 use super::pieces::{NONE, Pieces};
 use super::words::Words;
 use crate::error::Error;
@@ -40,16 +40,17 @@ impl ByteLevel {
             let whole = if self.ignore_merges { pieces.find(word.as_bytes()) } else { None };
             match whole {
                 Some(id) => ids.push(id),
-                None => self.merge(word.as_bytes(), merger, ids),
+                None => self.merge(word.as_bytes(), usize::MAX, merger, ids),
             }
         });
     }
 
-    fn merge(&self, word: &[u8], merger: &mut Merger, ids: &mut Vec<u32>) {
+    /// Appends the tokens that `bytes`, a word or a part of one, are merged to, none of more than `longest` bytes.
+    pub(super) fn merge(&self, bytes: &[u8], longest: usize, merger: &mut Merger, ids: &mut Vec<u32>) {
         merger.clear();
-        word.iter().for_each(|&byte| merger.push(self.byte_ids[usize::from(byte)], 1));
+        bytes.iter().for_each(|&byte| merger.push(self.byte_ids[usize::from(byte)], 1));
         let pair = |l: &Symbol, r: &Symbol| {
-            let &(rank, id) = self.merges.get(&pair_key(l.id, r.id))?;
+            let &(rank, id) = self.merges.get(&pair_key(l.id, r.id)).filter(|_| joined_len(l, r) <= longest)?;
             Some(Pair { priority: !rank, id })
         };
         ids.extend(merger.run(pair).map(|s| s.id).filter(|&id| id != NONE));

@@ -28,6 +28,11 @@ impl Symbol {
     }
 }
 
+/// Bytes of two neighbours together.
+pub(super) fn joined_len(left: &Symbol, right: &Symbol) -> usize {
+    left.len as usize + right.len as usize
+}
+
 /// What a pair would become.
 pub(super) struct Pair {
     /// Greater is joined earlier.

@@ -8,6 +8,7 @@ mod byte_level;
 mod merge;
 mod pieces;
 mod sentence_piece;
+mod split;
 mod words;
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
@@ -17,6 +18,7 @@ use self::byte_level::ByteLevel;
 use self::merge::Merger;
 use self::pieces::Pieces;
 use self::sentence_piece::SentencePiece;
+pub use self::split::Splitter;
 use crate::error::Error;
 
 /// Longer tokens are refused; real ones have at most a few hundred bytes.

@@ -5,7 +5,7 @@
 
 use spm::{TokenType, Vocabulary};
 
-use super::merge::{Merger, Pair, Symbol};
+use super::merge::{Merger, Pair, Symbol, joined_len};
 use super::pieces::{NONE, Pieces};
 use crate::error::Error;
 
@@ -38,6 +38,27 @@ impl SentencePiece {
     pub(super) fn encode(&self, text: &str, pieces: &Pieces, merger: &mut Merger, ids: &mut Vec<u32>) {
         let prefix = if self.add_space_prefix { " " } else { "" };
         let text = format!("{prefix}{}", text.replace(SPACE, " "));
+        self.merge(&text, usize::MAX, pieces, merger, |id, bytes| match id {
+            NONE => self.fall_back(bytes, ids),
+            id => ids.push(id),
+        });
+    }
+
+    /// The token of a byte.
+    pub(super) fn byte_id(&self, byte: u8) -> Option<u32> {
+        Some(self.byte_ids[usize::from(byte)]).filter(|&id| id != NONE)
+    }
+
+    /// Shows what `text` is merged to, each no longer than `longest` bytes: a token and its bytes, or [`NONE`] and those
+    /// of a character that is none.
+    pub(super) fn merge(
+        &self,
+        text: &str,
+        longest: usize,
+        pieces: &Pieces,
+        merger: &mut Merger,
+        mut show: impl FnMut(u32, &[u8]),
+    ) {
         merger.clear();
         for c in text.chars() {
             let mut utf8 = [0; 4];
@@ -46,15 +67,10 @@ impl SentencePiece {
         }
         let bytes = text.as_bytes();
         let pair = |l: &Symbol, r: &Symbol| {
-            let id = pieces.find(&bytes[l.range().start..r.range().end])?;
+            let id = pieces.find(&bytes[l.range().start..r.range().end]).filter(|_| joined_len(l, r) <= longest)?;
             Some(Pair { priority: *self.priorities.get(id as usize)?, id })
         };
-        for symbol in merger.run(pair) {
-            match symbol.id {
-                NONE => self.fall_back(&bytes[symbol.range()], ids),
-                id => ids.push(id),
-            }
-        }
+        merger.run(pair).for_each(|symbol| show(symbol.id, &bytes[symbol.range()]));
     }
 
     /// Bytes for a character that is no token. A space is written as the model has it, as SentencePiece does.

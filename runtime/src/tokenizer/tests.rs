@@ -2,13 +2,13 @@
 //! vocabularies made to break it.
 
 use proptest::prelude::*;
-use spm::{TokenType, TokenizerKind, Vocabulary};
+use spm::{Shortlist, TokenType, TokenizerKind, Vocabulary, needed_tokens};
 use tokenizers::models::bpe::BPE;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, TokenizerImpl};
 
 use super::byte_level::byte_of;
-use super::{LONGEST_TOKEN, SPECIAL_BYTES, Special, Tokenizer, cut};
+use super::{LONGEST_TOKEN, SPECIAL_BYTES, Special, Splitter, Tokenizer, cut};
 
 fn vocabulary(kind: TokenizerKind, tokens: Vec<String>) -> Vocabulary {
     Vocabulary {
@@ -116,6 +116,31 @@ fn by_the_book(v: &Vocabulary, text: &str) -> Vec<u32> {
     ids.collect()
 }
 
+/// The needed tokens, and those that are wanted.
+fn shortlist(v: &Vocabulary, is_wanted: impl Fn(u32) -> bool) -> Shortlist {
+    let needed = needed_tokens(v);
+    let ids = (0..v.tokens.len() as u32).filter(|id| needed.binary_search(id).is_ok() || is_wanted(*id));
+    Shortlist::new(ids.collect(), v.tokens.len()).unwrap()
+}
+
+/// Undoes the one merge that makes a token, and those of its parts, while they are not listed.
+fn undone(v: &Vocabulary, listed: &Shortlist, ids: &[u32]) -> Vec<u32> {
+    let mut open: Vec<u32> = ids.iter().rev().copied().collect();
+    let mut all = Vec::new();
+    while let Some(id) = open.pop() {
+        let merge = || {
+            v.merges
+                .iter()
+                .find(|(l, r)| format!("{}{}", v.tokens[*l as usize], v.tokens[*r as usize]) == v.tokens[id as usize])
+        };
+        match listed.contains(id) {
+            true => all.push(id),
+            false => open.extend(merge().map(|&(l, r)| [r, l]).unwrap()),
+        }
+    }
+    all
+}
+
 proptest! {
     #[test]
     fn bytes_merge_as_in_the_tokenizers_crate(
@@ -142,6 +167,31 @@ proptest! {
     }
 
     #[test]
+    fn split_tokens_have_the_same_bytes(
+        pairs: Vec<(usize, usize)>, keep: Vec<bool>, text in prop_oneof!["[a-e ]{0,60}", any::<String>()],
+        tokens in prop::collection::vec(("[abc▁√é]{1,5}", -4i8..4), 0..40), sentence: bool,
+    ) {
+        let tokens: Vec<_> = tokens.into_iter().map(|(t, s)| (t, f32::from(s))).collect();
+        let mut v = if sentence { sentence_piece(&tokens) } else { byte_level(&pairs) };
+        add(&mut v, "<|end|>", TokenType::Control);
+        let listed = shortlist(&v, |id| keep.get(id as usize % keep.len().max(1)).copied().unwrap_or(false));
+        let tokenizer = Tokenizer::new(&v).unwrap();
+        let splitter = Splitter::new(&tokenizer, &listed).unwrap();
+        let bytes = |ids: &[u32]| ids.iter().flat_map(|&id| tokenizer.token_bytes(id)).copied().collect::<Vec<u8>>();
+        for id in 0..v.tokens.len() as u32 {
+            let parts = splitter.split(&[id]);
+            prop_assert!(parts.iter().all(|&part| listed.contains(part)), "token {}: {:?}", id, parts);
+            prop_assert_eq!(bytes(&parts), bytes(&[id]));
+            prop_assert!(!listed.contains(id) || parts == [id]);
+        }
+        let ids = tokenizer.encode_plain(&text);
+        prop_assert_eq!(bytes(&splitter.split(&ids)), bytes(&ids));
+        if !sentence {
+            prop_assert_eq!(splitter.split(&ids), undone(&v, &listed, &ids));
+        }
+    }
+
+    #[test]
     fn no_vocabulary_makes_it_panic(
         sentence in any::<bool>(), tokens in prop::collection::vec("(<0x[0-9A-Fg]{2}>|[ab Ġ▁é]{0,3})", 0..20),
         types in prop::collection::vec(1i64..7, 0..20), scores: Vec<f32>, merges: Vec<(u32, u32)>,
@@ -156,6 +206,10 @@ proptest! {
         [v.bos, v.eos, v.unk] = ids.map(|id| id.map(|id| u32::from(id) * 2));
         v.types.resize(v.tokens.len(), TokenType::Normal);
         if let Ok(tokenizer) = Tokenizer::new(&v) {
+            let some = Shortlist::new((0..v.tokens.len() as u32).step_by(2).collect(), v.tokens.len()).unwrap();
+            let _ = Splitter::new(&tokenizer, &some);
+            let needed = shortlist(&v, |_| false);
+            prop_assert!(Splitter::new(&tokenizer, &needed).is_ok(), "needed tokens do not write all");
             for special in [Special::AsText, Special::Parse] {
                 let ids = tokenizer.encode(&text, special);
                 prop_assert!(ids.iter().all(|id| (*id as usize) < v.tokens.len()));

@@ -9,10 +9,13 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
-use pruner::{Group, Pattern, Plan, Profile, Progress, PruneOptions, Report, RoundingKind, ValueType};
-use spm::{Checkpoint, Provenance, SpmWriter, WriterOptions};
+use pruner::{
+    Group, Pattern, Plan, Profile, Progress, PruneOptions, Report, RoundingKind, ShortlistSize, TokenCounts, ValueType,
+    shortlist,
+};
+use spm::{Checkpoint, Config, Provenance, SpmWriter, WriterOptions, matrix};
 use tools::Failure;
-use tools::calibration::{CalibrationArgs, Statistics};
+use tools::calibration::{CalibrationArgs, Statistics, tokenizer_of};
 use tools::open::AnyModel;
 use tools::process::{self, megabytes};
 use tools::profile::ProfileArgs;
@@ -62,6 +65,11 @@ struct Cli {
     /// How the embedding and the output head are stored: f16, q8, q5, q4
     #[arg(long, default_value_t = ValueType::Q8)]
     head: ValueType,
+    /// Tokens that the output head keeps rows for: off, all; N, the most frequent of all calibration text; auto, all that
+    /// it has, and up to a third of the vocabulary those that the model finds likeliest. Other tokens are still read,
+    /// and written as several
+    #[arg(long, value_name = "auto|N|off", default_value = "off")]
+    vocab_shortlist: String,
     /// Threads [default: one a core]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=512))]
     threads: Option<u16>,
@@ -91,9 +99,12 @@ fn main_with(args: &Cli) -> Result<(), Failure> {
     let mut options = args.prune_options()?;
     let profile = args.profile.profile();
     let (nsamples, seqlen) = args.calibration.size();
+    let counts = args.shorten(source, &mut options, &interrupted)?;
     let plan = pruner::plan(source, &options, nsamples, seqlen)?;
     if args.dry_run {
-        return print_plan(source, &options, args, &plan);
+        print_plan(source, &options, args, &plan)?;
+        let config = shortlist::shortened(source, options.shortlist.as_ref())?;
+        return print_shortlist(&config, &options, counts.as_ref());
     }
     process::check_memory("pruning", plan.peak_bytes, "ask for fewer or shorter windows with --nsamples, --seqlen")?;
     let sources = args.source_files(&file);
@@ -119,12 +130,14 @@ fn main_with(args: &Cli) -> Result<(), Failure> {
     };
     bar.finish_and_clear();
     report.warnings.extend(statistics.warnings());
-    let provenance = args.provenance(&sources, &options, &report, &statistics)?;
-    let bytes = writer.finish(source.config(), source.vocabulary(), &provenance)?;
+    let provenance = args.provenance(&sources, &options, &report, &statistics, counts.as_ref())?;
+    let config = shortlist::shortened(source, options.shortlist.as_ref())?;
+    let bytes = writer.finish(&config, source.vocabulary(), &provenance)?;
     let facts = args.facts(&provenance, &options, &statistics, &report, bytes, started.elapsed());
     if let Some(files) = &report_files {
         files.write(&facts)?;
     }
+    print_shortlist(&config, &options, counts.as_ref())?;
     print_result(args, &report, &statistics, &facts, report_files.as_ref())
 }
 
@@ -145,6 +158,39 @@ impl Cli {
         options.with_method(&self.method).map_err(usage)
     }
 
+    /// Chooses the tokens that the head keeps; returns what was counted for it.
+    fn shorten(
+        &self,
+        source: &dyn Checkpoint,
+        options: &mut PruneOptions,
+        interrupted: &AtomicBool,
+    ) -> Result<Option<TokenCounts>, Failure> {
+        let Some(size) = self.shortlist_size()? else { return Ok(None) };
+        if self.calibration.calib.is_empty() {
+            let message = "--vocab-shortlist needs calibration text: give --calib FILE or FOLDER";
+            return Err(Failure::Usage(message.into()));
+        }
+        let vocabulary = source.vocabulary().ok_or(runtime::Error::NoVocabulary)?;
+        let tokenizer = tokenizer_of(source, &self.source)?;
+        let from = self.calibration.options(&tokenizer)?;
+        let tokenize = |text: &str| tokenizer.encode_plain(text);
+        let mut counts = TokenCounts::collect(&from, source.config().vocab_size, &tokenize)?;
+        // Which unseen tokens are taken changes no size.
+        if size == ShortlistSize::Auto && !self.dry_run {
+            let windows = pruner::Calibration::collect(&from, &tokenize)?.windows;
+            rank_tokens(source, &windows, options.threads, &mut counts, interrupted)?;
+        }
+        options.shortlist = Some(counts.shortlist(vocabulary, size)?);
+        Ok(Some(counts))
+    }
+
+    fn shortlist_size(&self) -> Result<Option<ShortlistSize>, Failure> {
+        match self.vocab_shortlist.as_str() {
+            "off" => Ok(None),
+            size => size.parse().map(Some).map_err(|e: pruner::Error| Failure::Usage(e.to_string())),
+        }
+    }
+
     fn source_files(&self, file: &AnyModel) -> Vec<PathBuf> {
         match file {
             AnyModel::Gguf(model) => model.shard_paths().to_vec(),
@@ -158,6 +204,7 @@ impl Cli {
         options: &PruneOptions,
         report: &Report,
         statistics: &Statistics,
+        counts: Option<&TokenCounts>,
     ) -> Result<Provenance, Failure> {
         let mut p = Provenance::default();
         p.source = self.source.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
@@ -168,6 +215,11 @@ impl Cli {
             profile => (report.sparsity() as f32, format!("profile {profile}")),
         };
         (p.calibration, p.calibration_sha256) = statistics.provenance().unwrap_or_default();
+        if let (Some(counts), Some(list)) = (counts, &options.shortlist) {
+            let (documents, total) = (counts.documents, counts.total());
+            let asked = &self.vocab_shortlist;
+            p.shortlist = format!("{asked}: {} tokens, by {total} tokens of {documents} documents", list.len());
+        }
         p.tool = format!("sparse-prune {}", env!("CARGO_PKG_VERSION"));
         Ok(p)
     }
@@ -198,6 +250,27 @@ impl Cli {
     }
 }
 
+/// Has the dense model say which tokens it expects on `windows`.
+fn rank_tokens(
+    source: &dyn Checkpoint,
+    windows: &[Vec<u32>],
+    threads: usize,
+    counts: &mut TokenCounts,
+    interrupted: &AtomicBool,
+) -> Result<(), Failure> {
+    let bytes = source.tensors().iter().map(|t| t.bytes.max(t.rows as u64 * t.cols as u64)).sum();
+    process::check_memory("the model that ranks tokens", bytes, "give a number with --vocab-shortlist")?;
+    let bar = progress_bar();
+    bar.set_length(windows.len() as u64);
+    bar.set_message("ranking tokens");
+    counts.expect(source, windows, threads, &mut |done| {
+        bar.set_position(done as u64);
+        if interrupted.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    bar.finish_and_clear();
+    Ok(())
+}
+
 fn progress_bar() -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -221,6 +294,23 @@ fn print_plan(source: &dyn Checkpoint, options: &PruneOptions, args: &Cli, plan:
     writeln!(out, "file     {}: {}", args.output.display(), megabytes(plan.file_bytes))?;
     writeln!(out, "memory   {} at most", megabytes(plan.peak_bytes))?;
     writeln!(out, "time     about {}", HumanDuration(time))?;
+    Ok(())
+}
+
+/// What a shortlist saves, and what it takes: rows and bytes that a token reads of the head.
+fn print_shortlist(config: &Config, options: &PruneOptions, counts: Option<&TokenCounts>) -> Result<(), Failure> {
+    let (Some(counts), Some(list)) = (counts, &config.shortlist) else { return Ok(()) };
+    let bytes = |rows| matrix::byte_len(options.head.dense(), rows, config.dim, 0).unwrap_or(0) as u64;
+    writeln!(
+        std::io::stderr(),
+        "head: {} of {} rows, {} of {}; {:.2} % of the calibration text's {} tokens are split",
+        list.len(),
+        config.vocab_size,
+        megabytes(bytes(list.len())),
+        megabytes(bytes(config.vocab_size)),
+        100.0 * counts.unlisted_share(list),
+        counts.total(),
+    )?;
     Ok(())
 }
 

@@ -10,8 +10,9 @@ use std::sync::atomic::Ordering;
 
 use clap::{Parser, Subcommand};
 use pruner::Language;
-use runtime::{Model, Precision, Session, SessionOptions, Special};
+use runtime::{Model, Precision, Session, SessionOptions, Special, Splitter, Tokenizer};
 use serde_json::json;
+use spm::Config;
 use tools::bench::{self, BenchArgs};
 use tools::cli::{Ready, RunArgs, text_argument};
 use tools::evaluate::{Evaluation, evaluate};
@@ -154,11 +155,17 @@ fn verify(path: &Path) -> Result<(), Failure> {
         AnyModel::Gguf(file) => check_numbers(&**file, path)?,
     }
     if let Some(vocabulary) = model.checkpoint().vocabulary() {
-        let checked = runtime::Tokenizer::new(vocabulary);
-        checked.map_err(|e| tools::cli::name_file(e.into(), path))?;
+        let named = |e: runtime::Error| tools::cli::name_file(e.into(), path);
+        let tokenizer = Tokenizer::new(vocabulary).map_err(named)?;
+        splitter(&tokenizer, model.checkpoint().config()).map_err(named)?;
     }
     writeln!(std::io::stdout(), "{}: ok", path.display())?;
     Ok(())
+}
+
+/// For a model that cannot write every token: how it writes the others.
+fn splitter(tokenizer: &Tokenizer, config: &Config) -> Result<Option<Splitter>, runtime::Error> {
+    config.shortlist.as_ref().map(|list| Splitter::new(tokenizer, list)).transpose()
 }
 
 /// GGUF has no checksums: what can be checked is that every weight is a number.
@@ -185,15 +192,18 @@ fn eval(args: &EvalArgs) -> Result<(), Failure> {
     let ready = Ready::load(&args.model, &args.run)?;
     let reference = args.reference.as_ref().map(|path| load_reference(path, &ready.model, &args.run)).transpose()?;
     let windows = read_windows(args, &ready)?;
+    let splitter =
+        splitter(&ready.tokenizer, ready.model.config()).map_err(|e| tools::cli::name_file(e.into(), &args.model))?;
     let bar = progress_bar(windows.len());
     let bytes_of = |token: u32| ready.tokenizer.token_bytes(token).len();
     let mut progress = |done: usize, so_far: &Evaluation| {
         bar.set_position(done as u64);
-        bar.set_message(format!("perplexity {:.4}", so_far.perplexity()));
+        bar.set_message(format!("perplexity {:.4}", so_far.perplexity_unsplit()));
         if interrupted.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let unscored = args.unscored as usize;
-    let found = evaluate(&ready.model, reference.as_ref(), &windows, unscored, &bytes_of, &mut progress)?;
+    let found =
+        evaluate(&ready.model, reference.as_ref(), &windows, splitter.as_ref(), unscored, &bytes_of, &mut progress)?;
     bar.finish_and_clear();
     if interrupted.load(Ordering::SeqCst) {
         return Err(Failure::Interrupted);
@@ -250,8 +260,10 @@ fn print_evaluation(args: &EvalArgs, windows: usize, found: &Evaluation) -> Resu
             "windows": windows,
             "context": args.ctx_size,
             "tokens": found.tokens,
+            "unsplit_tokens": found.unsplit_tokens,
             "bytes": found.bytes,
             "perplexity": found.perplexity(),
+            "perplexity_unsplit": found.perplexity_unsplit(),
             "bits_per_byte": found.bits_per_byte(),
             "top1": found.top1(),
         });
@@ -259,18 +271,30 @@ fn print_evaluation(args: &EvalArgs, windows: usize, found: &Evaluation) -> Resu
             all["kl_mean"] = json!(c.mean_kl());
             all["kl_p99"] = json!(c.kl_percentile(99.0));
             all["top1_agreement"] = json!(c.agreement());
+            all["unlisted_mean"] = json!(c.mean_unlisted());
         }
         writeln!(out, "{all:#}")?;
         return Ok(());
     }
     writeln!(out, "tokens           {} in {windows} windows of {}", found.tokens, args.ctx_size)?;
     writeln!(out, "perplexity       {:.4}", found.perplexity())?;
+    if found.tokens != found.unsplit_tokens {
+        writeln!(out, "unsplit tokens   {}", found.unsplit_tokens)?;
+        writeln!(out, "  perplexity     {:.4}", found.perplexity_unsplit())?;
+    }
     writeln!(out, "bits per byte    {:.4}", found.bits_per_byte())?;
     writeln!(out, "top-1            {:.4}", found.top1())?;
     if let Some(c) = &found.against {
         writeln!(out, "KL mean          {:.5} nats", c.mean_kl())?;
         writeln!(out, "KL 99th percent  {:.5} nats", c.kl_percentile(99.0))?;
         writeln!(out, "top-1 agreement  {:.4}", c.agreement())?;
+        if c.unlisted > 0.0 {
+            writeln!(
+                out,
+                "unlisted mass    {:.5}, mean probability that the reference gives to unlisted tokens",
+                c.mean_unlisted()
+            )?;
+        }
     }
     Ok(())
 }
@@ -307,7 +331,7 @@ fn logits(path: &Path, tokens: &[u32], json: bool, run: &RunArgs) -> Result<(), 
 
 fn tokenize(path: &Path, text: &str, ids: bool, special: bool) -> Result<(), Failure> {
     let vocabulary = open_vocabulary(path)?.ok_or(runtime::Error::NoVocabulary)?;
-    let tokenizer = runtime::Tokenizer::new(&vocabulary).map_err(|e| tools::cli::name_file(e.into(), path))?;
+    let tokenizer = Tokenizer::new(&vocabulary).map_err(|e| tools::cli::name_file(e.into(), path))?;
     let text = text_argument(Some(text), None)?.unwrap_or_default();
     let tokens = tokenizer.encode(&text, if special { Special::Parse } else { Special::AsText });
     let mut out = BufWriter::new(std::io::stdout().lock());

@@ -280,7 +280,7 @@ pub(super) mod tests {
             tool: "sparse-prune 1.2.3".into(),
             output: "m.spm".into(),
             source: Source { name: "m|`x`\n.gguf".into(), sha256: "00".into() },
-            options: Options::of(&PruneOptions::default()),
+            options: Options::of(&PruneOptions::default(), Profile::Uniform),
             calibration: Calibration::of(&Statistics::None),
             judged_by: report.judged_by.name(),
             totals: Totals::of(&report, 2000),

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::path::Path;
 
 use spm::synthetic::SyntheticModel;
-use spm::{CHUNK, Checkpoint, Config, Encoding, Mask, Matrix, Provenance, SpmWriter, WriterOptions, encode};
+use spm::{CHUNK, Checkpoint, Config, Encoding, Mask, Matrix, Provenance, Shortlist, SpmWriter, WriterOptions, encode};
 
 /// A model with rows of one chunk and of two and a half.
 pub(crate) fn model() -> SyntheticModel {
@@ -15,6 +15,17 @@ pub(crate) fn model() -> SyntheticModel {
 /// A model without a row of whole chunks.
 pub(crate) fn padded_model() -> SyntheticModel {
     SyntheticModel::new(Config::new(2, 72, 160, 4, 2), 1)
+}
+
+/// A model that cannot write all of its tokens.
+pub(crate) fn shortlisted_model(tied_head: bool) -> SyntheticModel {
+    let mut config = Config::new(2, 64, 160, 4, 2);
+    config.tied_head = tied_head;
+    let whole = SyntheticModel::new(config.clone(), 1);
+    let (vocabulary, vocab_size) = (whole.vocabulary().unwrap(), whole.config().vocab_size);
+    let ids = spm::needed_tokens(vocabulary);
+    config.shortlist = Some(Shortlist::new(ids, vocab_size).unwrap());
+    SyntheticModel::new(config, 1)
 }
 
 /// The matrices that [`write`] stores, in order: every encoding in turn that can have their columns.

@@ -1,0 +1,244 @@
+//! Which tokens a language's sub-model must be able to write: those that its text has, and the likeliest of the others.
+//!
+//! A text of a megabyte has a tenth of the tokens that others of its language have. Which are missing, the model knows:
+//! its own probabilities of all tokens, summed over some calibration windows, rank the tokens that did not come up
+//! (a backoff distribution, as of n-gram models). On Python this left less than half as many tokens of other projects
+//! unlisted as taking those of the lowest merge rank did.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use runtime::{EngineOptions, Model, Session, SessionOptions};
+use spm::{Checkpoint, Config, Shortlist, Vocabulary, needed_tokens};
+
+use crate::calibration::{CalibrationOptions, each_document};
+use crate::error::Error;
+
+/// Text that is counted at most.
+const MAX_BYTES: usize = 64 << 20;
+
+/// The share of the vocabulary that [`ShortlistSize::Auto`] fills.
+const AUTO_SHARE: usize = 3;
+
+/// How many tokens a shortlist has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShortlistSize {
+    /// A third of the vocabulary, or all tokens that the text has if those are more.
+    Auto,
+    /// So many, or those that every list needs if those are more.
+    Tokens(usize),
+}
+
+impl std::str::FromStr for ShortlistSize {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match (text, text.parse()) {
+            ("auto", _) => Ok(ShortlistSize::Auto),
+            (_, Ok(n)) if n > 0 => Ok(ShortlistSize::Tokens(n)),
+            _ => Err(Error::option("vocabulary shortlist", text, "`auto`, a number of tokens, or `off`")),
+        }
+    }
+}
+
+/// How often each token comes up in calibration text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenCounts {
+    /// By id.
+    counts: Vec<u64>,
+    /// What the model expects, by id; only the order counts.
+    expected: Vec<f64>,
+    /// Documents counted.
+    pub documents: usize,
+}
+
+impl TokenCounts {
+    /// Counts the tokens of all documents, up to 64 MiB of text.
+    /// `tokenize` turns a text into ids below `vocab_size`.
+    pub fn collect(
+        options: &CalibrationOptions,
+        vocab_size: usize,
+        tokenize: &dyn Fn(&str) -> Vec<u32>,
+    ) -> Result<Self, Error> {
+        let (mut counts, mut documents, mut bytes) = (vec![0; vocab_size], 0, 0);
+        let mut unknown = None;
+        for part in &options.parts {
+            each_document(&part.sources, part.domain, &mut |text| {
+                (documents, bytes) = (documents + 1, bytes + text.len());
+                for token in tokenize(text) {
+                    match counts.get_mut(token as usize) {
+                        Some(count) => *count += 1,
+                        None => unknown = Some(token),
+                    }
+                }
+                if bytes < MAX_BYTES { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })?;
+        }
+        if let Some(token) = unknown {
+            return Err(Error::Token { token, vocab_size });
+        }
+        Ok(TokenCounts { counts, expected: vec![0.0; vocab_size], documents })
+    }
+
+    /// Adds up the probabilities that `model` gives to every token after every token of `windows`, to rank those that
+    /// did not come up. `progress` is called after every window, with how many are done.
+    ///
+    /// This runs the whole model: its weights are in memory meanwhile, unless they are mapped.
+    pub fn expect(
+        &mut self,
+        model: &dyn Checkpoint,
+        windows: &[Vec<u32>],
+        threads: usize,
+        progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        let model = Arc::new(Model::load(model, &EngineOptions { threads, ..EngineOptions::default() })?);
+        let context = windows.iter().map(Vec::len).max().unwrap_or(0);
+        let mut session = Session::new(&model, &SessionOptions { context, ..SessionOptions::default() })?;
+        let mut p = vec![0.0; self.counts.len()];
+        for (i, window) in windows.iter().enumerate() {
+            session.truncate(0);
+            session.feed_each(window, |_, logits| add_probabilities(logits, &mut p, &mut self.expected))?;
+            if progress(i + 1).is_break() {
+                return Err(Error::Interrupted);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tokens counted.
+    pub fn total(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// Share of them that is not in `list`.
+    pub fn unlisted_share(&self, list: &Shortlist) -> f64 {
+        let listed: u64 = list.ids().iter().filter_map(|&id| self.counts.get(id as usize)).sum();
+        1.0 - listed as f64 / self.total().max(1) as f64
+    }
+
+    /// The list of the size asked for: the tokens that every list needs, then by how often they came up, then by how
+    /// often the model expects them, then by id, which is the rank of merges in most vocabularies.
+    pub fn shortlist(&self, vocabulary: &Vocabulary, size: ShortlistSize) -> Result<Shortlist, Error> {
+        let vocab_size = self.counts.len();
+        let needed = needed_tokens(vocabulary);
+        let is_needed = |id: u32| needed.binary_search(&id).is_ok();
+        let has_come = |id: u32| self.counts[id as usize] > 0;
+        let len = match size {
+            ShortlistSize::Auto => {
+                let seen = (0..vocab_size as u32).filter(|&id| is_needed(id) || has_come(id)).count();
+                seen.max(vocab_size / AUTO_SHARE)
+            }
+            ShortlistSize::Tokens(n) if n > vocab_size => {
+                return Err(Error::option("vocabulary shortlist", &n.to_string(), format!("at most {vocab_size}")));
+            }
+            ShortlistSize::Tokens(n) => n.max(needed.len()),
+        };
+        let mut ids: Vec<u32> = (0..vocab_size as u32).collect();
+        // Stable: equals stay in the order of their ids.
+        ids.sort_by(|&a, &b| {
+            let [a, b] = [a, b].map(|id| (is_needed(id), self.counts[id as usize], self.expected[id as usize]));
+            (b.0, b.1).cmp(&(a.0, a.1)).then(b.2.total_cmp(&a.2))
+        });
+        ids.truncate(len);
+        ids.sort_unstable();
+        Ok(Shortlist::new(ids, vocab_size)?)
+    }
+}
+
+/// Adds the softmax of `logits` to `sums`; `p` is memory of the same length.
+fn add_probabilities(logits: &[f32], p: &mut [f32], sums: &mut [f64]) {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    p.iter_mut().zip(logits).for_each(|(p, l)| *p = (l - max).exp());
+    let total: f64 = p.iter().map(|p| f64::from(*p)).sum();
+    if total.is_finite() {
+        sums.iter_mut().zip(p).for_each(|(sum, p)| *sum += f64::from(*p) / total);
+    }
+}
+
+/// The shape of the model that `source` becomes with a shortlist; that of the source without one.
+pub fn shortened(source: &dyn Checkpoint, list: Option<&Shortlist>) -> Result<Config, Error> {
+    let mut config = source.config().clone();
+    let Some(list) = list else { return Ok(config) };
+    if let Some(own) = config.shortlist {
+        let given = format!("of {} tokens", list.len());
+        let expected = format!("none, as the source has one of {} tokens; prune its own source", own.len());
+        return Err(Error::option("vocabulary shortlist", &given, expected));
+    }
+    if let Some(token) = source.vocabulary().and_then(|v| list.missing(v)) {
+        return Err(Error::NotListed { token });
+    }
+    config.shortlist = Some(list.clone());
+    config.validate()?;
+    Ok(config)
+}
+
+/// The rows of the source that a table outside the layers is made of, in order; `config` is the new model's.
+pub(crate) fn source_rows(name: &str, rows: usize, config: &Config, source: &Config) -> Vec<usize> {
+    let list = config.shortlist.as_ref().filter(|_| source.shortlist.is_none());
+    match list {
+        Some(list) if name == "output.weight" => list.ids().iter().map(|&id| id as usize).collect(),
+        Some(list) if config.tied_head => list.tied_order(config.vocab_size).map(|id| id as usize).collect(),
+        _ => (0..rows).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use spm::synthetic::padded_vocabulary;
+
+    use super::*;
+
+    /// Of 300 tokens 256 bytes and the end are needed.
+    fn counts() -> (TokenCounts, Vocabulary) {
+        let (mut counts, mut expected) = (vec![0; 300], vec![0.0; 300]);
+        (counts[258], counts[270], counts[271]) = (2, 5, 2);
+        (expected[290], expected[258]) = (0.5, 9.0);
+        (TokenCounts { counts, expected, documents: 1 }, padded_vocabulary(300))
+    }
+
+    fn beside_needed(size: ShortlistSize) -> Vec<u32> {
+        let (counts, vocabulary) = counts();
+        let needed = needed_tokens(&vocabulary);
+        let list = counts.shortlist(&vocabulary, size).unwrap();
+        assert!(list.missing(&vocabulary).is_none());
+        list.ids().iter().copied().filter(|id| !needed.contains(id)).collect()
+    }
+
+    #[test]
+    fn tokens_are_taken_by_count_then_expectation_then_id() {
+        assert_eq!(beside_needed(ShortlistSize::Tokens(1)), [0; 0]);
+        assert_eq!(beside_needed(ShortlistSize::Tokens(258)), [270]);
+        assert_eq!(beside_needed(ShortlistSize::Tokens(259)), [258, 270]);
+        assert_eq!(beside_needed(ShortlistSize::Tokens(262)), [256, 258, 270, 271, 290]);
+        assert_eq!(beside_needed(ShortlistSize::Auto), [258, 270, 271]);
+        let (counts, vocabulary) = counts();
+        let error = counts.shortlist(&vocabulary, ShortlistSize::Tokens(301)).unwrap_err().to_string();
+        assert!(error.contains("`301`") && error.contains("at most 300"), "{error}");
+    }
+
+    #[test]
+    fn shares_are_of_the_text() {
+        let (counts, vocabulary) = counts();
+        let list = counts.shortlist(&vocabulary, ShortlistSize::Tokens(258)).unwrap();
+        assert_eq!(counts.total(), 9);
+        assert!((counts.unlisted_share(&list) - 4.0 / 9.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn probabilities_add_up() {
+        let (mut p, mut sums) = (vec![0.0; 3], vec![0.0; 3]);
+        add_probabilities(&[0.0, f32::NEG_INFINITY, 3f32.ln()], &mut p, &mut sums);
+        add_probabilities(&[1.0, 1.0, f32::NEG_INFINITY], &mut p, &mut sums);
+        add_probabilities(&[f32::NAN, 1.0, 1.0], &mut p, &mut sums);
+        assert!(sums.iter().zip([0.75, 0.5, 0.75]).all(|(s, e)| (s - e).abs() < 1e-6), "{sums:?}");
+    }
+
+    #[test]
+    fn sizes_by_name() {
+        assert_eq!("auto".parse::<ShortlistSize>().unwrap(), ShortlistSize::Auto);
+        assert_eq!("900".parse::<ShortlistSize>().unwrap(), ShortlistSize::Tokens(900));
+        for bad in ["0", "-1", "all"] {
+            assert!(bad.parse::<ShortlistSize>().unwrap_err().to_string().contains("`auto`, a number of tokens"));
+        }
+    }
+}
