@@ -51,9 +51,10 @@ impl From<std::io::Error> for Failure {
 impl From<spm::Error> for Failure {
     fn from(error: spm::Error) -> Self {
         match error {
-            spm::Error::Io { .. } | spm::Error::Exists { .. } | spm::Error::IsSource { .. } => {
-                Failure::Runtime(error.to_string())
-            }
+            spm::Error::Io { .. }
+            | spm::Error::Exists { .. }
+            | spm::Error::Busy { .. }
+            | spm::Error::IsSource { .. } => Failure::Runtime(error.to_string()),
             spm::Error::OutOfMemory { .. } => Failure::OutOfMemory(error.to_string()),
             _ => Failure::BadFile(error.to_string()),
         }

@@ -90,6 +90,12 @@ pub enum Error {
         /// What to do.
         advice: &'static str,
     },
+    /// Another process is writing the file.
+    #[error("{}: another process is writing it; wait for its end, or give another name", path.display())]
+    Busy {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file to be written is one of those being read.
     #[error("{}: is the source itself; give the output another name", path.display())]
     IsSource {

@@ -3,6 +3,7 @@
 
 mod bytes;
 mod checkpoint;
+pub mod claim;
 mod config;
 mod cursor;
 mod dense;
@@ -38,4 +39,4 @@ pub use matrix::{Matrix, RowScales, ShapeError};
 pub use metadata::Provenance;
 pub use shortlist::{Shortlist, needed_tokens};
 pub use tokenizer::{TokenType, TokenizerKind, Vocabulary};
-pub use writer::{SpmWriter, WriterOptions};
+pub use writer::{SealedFile, SpmWriter, WriterOptions};

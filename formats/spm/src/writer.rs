@@ -1,13 +1,14 @@
 //! Writes a sparse model file tensor by tensor, beside its place, and puts it there when it is whole.
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use fs4::FileExt;
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempPath};
 
+use crate::claim::{claim, reserve};
 use crate::config::Config;
 use crate::error::{Error, Fault};
 use crate::header::{self, Header, MAGIC, SECTION_ALIGN, Section};
@@ -39,18 +40,11 @@ pub struct SpmWriter {
 }
 
 impl SpmWriter {
-    /// Begins a file next to `path`; nothing appears under that name before [`Self::finish`].
+    /// Begins a file next to `path`, `.NAME.unfinished`; nothing appears under its own name before [`Self::finish`].
+    /// One process at a time may write to a path; what a killed one left is written over.
     pub fn create(path: &Path, options: &WriterOptions) -> Result<Self, Error> {
         refuse_to_overwrite(path, options)?;
-        let folder = parent(path);
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".spm-").suffix(".unfinished");
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            builder.permissions(fs::Permissions::from_mode(0o666));
-        }
-        let file = builder.tempfile_in(folder).map_err(Error::io("create a file in", folder))?;
+        let file = open_unfinished(path)?;
         reserve(file.as_file(), options.expected_bytes).map_err(Error::io("reserve room for", path))?;
         let mut out = Hashed { file, at: SECTION_ALIGN, identity: blake3::Hasher::new(), crc: 0 };
         out.file.seek(SeekFrom::Start(SECTION_ALIGN)).map_err(Error::io("write", path))?;
@@ -90,11 +84,21 @@ impl SpmWriter {
 
     /// Writes the tables and the header, waits for the disk, and gives the file its name. Returns its length.
     pub fn finish(
-        mut self,
+        self,
         config: &Config,
         vocabulary: Option<&Vocabulary>,
         provenance: &Provenance,
     ) -> Result<u64, Error> {
+        self.seal(config, vocabulary, provenance)?.publish()
+    }
+
+    /// All of [`Self::finish`] but the name.
+    pub fn seal(
+        mut self,
+        config: &Config,
+        vocabulary: Option<&Vocabulary>,
+        provenance: &Provenance,
+    ) -> Result<SealedFile, Error> {
         config.validate()?;
         let path = self.path.clone();
         let at = |fault: Fault| fault.at(&path);
@@ -114,21 +118,32 @@ impl SpmWriter {
         for (id, bytes) in rest.into_iter().chain(shortlist) {
             sections.push(self.out.section(id, &bytes).map_err(Error::io("write", &path))?);
         }
-        self.publish(sections).map_err(Error::io("finish", &path))
+        self.out.seal(path.clone(), sections).map_err(Error::io("finish", &path))
+    }
+}
+
+/// A whole file, on the disk, without its name. Dropped, it leaves nothing behind.
+pub struct SealedFile {
+    path: PathBuf,
+    file: NamedTempFile,
+    len: u64,
+    identity: blake3::Hash,
+}
+
+impl SealedFile {
+    /// As [`crate::SparseModel::identity`] will tell it.
+    pub fn identity(&self) -> String {
+        self.identity.to_hex().to_string()
     }
 
-    fn publish(self, sections: Vec<Section>) -> Result<u64, std::io::Error> {
-        let Hashed { mut file, at, identity, .. } = self.out;
-        let header = Header { file_len: at, identity: identity.finalize().into(), sections };
-        file.as_file().set_len(at)?;
-        file.seek(SeekFrom::Start(0))?;
-        file.write_all(&header.to_bytes())?;
-        file.as_file().sync_all()?;
-        file.persist(&self.path).map_err(|e| e.error)?;
+    /// Gives the file its name. Returns its length.
+    pub fn publish(self) -> Result<u64, Error> {
+        let SealedFile { path, file, len, .. } = self;
+        file.persist(&path).map_err(|e| Error::io("finish", &path)(e.error))?;
         // The name lives in the folder, which has to reach the disk as well.
         #[cfg(unix)]
-        File::open(parent(&self.path))?.sync_all()?;
-        Ok(at)
+        File::open(parent(&path)).and_then(|folder| folder.sync_all()).map_err(Error::io("finish", &path))?;
+        Ok(len)
     }
 }
 
@@ -165,6 +180,17 @@ impl Hashed {
     fn end_section(&self, id: [u8; 4], from: u64) -> Section {
         Section::new(id, from, self.at - from, self.crc)
     }
+
+    fn seal(self, path: PathBuf, sections: Vec<Section>) -> std::io::Result<SealedFile> {
+        let Hashed { mut file, at: len, identity, .. } = self;
+        let identity = identity.finalize();
+        let header = Header { file_len: len, identity: identity.into(), sections };
+        file.as_file().set_len(len)?;
+        file.seek(SeekFrom::Start(0))?;
+        file.write_all(&header.to_bytes())?;
+        file.as_file().sync_all()?;
+        Ok(SealedFile { path, file, len, identity })
+    }
 }
 
 fn refuse_to_overwrite(path: &Path, options: &WriterOptions) -> Result<(), Error> {
@@ -189,15 +215,16 @@ fn is_sparse_model(path: &Path) -> bool {
     is_file && File::open(path).and_then(|mut f| f.read_exact(&mut start)).is_ok() && start == MAGIC
 }
 
-/// File systems that cannot reserve are taken as they are; a full one is an error now instead of later.
-fn reserve(file: &File, bytes: u64) -> std::io::Result<()> {
-    if bytes == 0 {
-        return Ok(());
-    }
-    match file.allocate(bytes) {
-        Err(e) if matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) => Err(e),
-        _ => Ok(()),
-    }
+/// An empty `.NAME.unfinished` beside `path`, this process's own.
+fn open_unfinished(path: &Path) -> Result<NamedTempFile, Error> {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".unfinished");
+    let beside = parent(path).join(name);
+    let file = claim(&beside)?;
+    file.set_len(0).map_err(Error::io("write", &beside))?;
+    let removed_on_drop = TempPath::try_from_path(&beside).map_err(Error::io("create", &beside))?;
+    Ok(NamedTempFile::from_parts(file, removed_on_drop))
 }
 
 fn parent(path: &Path) -> &Path {

@@ -187,6 +187,30 @@ fn an_unfinished_file_leaves_nothing_behind() {
 }
 
 #[test]
+fn one_writer_at_a_time_has_a_path() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.spm");
+    let unfinished = folder.path().join(".model.spm.unfinished");
+    // What a killed process left is no hindrance, and not in the file.
+    fs::write(&unfinished, vec![0xEE; 1 << 20]).unwrap();
+    let first = SpmWriter::create(&path, &WriterOptions::default()).unwrap();
+    assert!(matches!(SpmWriter::create(&path, &WriterOptions::default()), Err(Error::Busy { .. })));
+    drop(first);
+    common::write(&path, &common::model());
+    assert_eq!(fs::read(&path).unwrap(), valid());
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    #[cfg(unix)]
+    {
+        let mine = folder.path().join("mine");
+        fs::write(&mine, "mine").unwrap();
+        std::os::unix::fs::symlink(&mine, folder.path().join(".other.spm.unfinished")).unwrap();
+        let error = SpmWriter::create(&folder.path().join("other.spm"), &WriterOptions::default()).map(drop);
+        assert!(matches!(error, Err(Error::NotAFile { .. })));
+        assert_eq!(fs::read_to_string(&mine).unwrap(), "mine");
+    }
+}
+
+#[test]
 fn nothing_of_the_users_is_overwritten() {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("model.spm");

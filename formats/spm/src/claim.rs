@@ -1,0 +1,43 @@
+//! Files that are written over hours: by one process at a time, on room reserved beforehand.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
+use std::path::Path;
+
+use fs4::FileExt;
+
+use crate::error::Error;
+
+/// Opens `path` for reading and writing, with what it holds, or creates it; it is this process's own until it is closed.
+/// Where a file system has no locks nothing keeps others off.
+pub fn claim(path: &Path) -> Result<File, Error> {
+    // A link would lead to a file of another name, a pipe nowhere.
+    if fs::symlink_metadata(path).is_ok_and(|meta| !meta.is_file()) {
+        return Err(Error::NotAFile { path: path.to_owned() });
+    }
+    let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+    let file = opened.map_err(Error::io("create", path))?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => return Err(Error::Busy { path: path.to_owned() }),
+        Err(TryLockError::Error(e)) if e.kind() != ErrorKind::Unsupported => return Err(Error::io("lock", path)(e)),
+        _ => {}
+    }
+    // Who had it until now may have removed it, or given it another name.
+    let locked = file.try_clone().and_then(same_file::Handle::from_file).map_err(Error::io("lock", path))?;
+    match same_file::Handle::from_path(path) {
+        Ok(named) if named == locked => Ok(file),
+        _ => Err(Error::Busy { path: path.to_owned() }),
+    }
+}
+
+/// Makes `file` at least `bytes` long, on room that is there. File systems that cannot reserve are taken as they are; a
+/// full one is an error now instead of later.
+pub fn reserve(file: &File, bytes: u64) -> std::io::Result<()> {
+    if bytes == 0 {
+        return Ok(());
+    }
+    match file.allocate(bytes) {
+        Err(e) if matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => Err(e),
+        _ => Ok(()),
+    }
+}
