@@ -14,9 +14,11 @@ use spm::{Checkpoint, Config, Encoding, Mask, Matrix, Shortlist, row_bytes};
 
 use crate::allocation::{Allocation, Treatment, ValueType};
 use crate::error::Error;
+use crate::journal::{Fingerprint, Journal};
 use crate::method::{Job, Method, Needs, by_name};
 use crate::pattern::{Group, Pattern};
 use crate::plan::{self, Work};
+use crate::provenance::sha256_of_windows;
 use crate::refit::refit;
 use crate::report::{JudgedBy, Report, TensorReport, Warning};
 use crate::rounding::Rounding;
@@ -74,10 +76,12 @@ pub struct Progress {
     /// What is being done, such as `ffn_in`.
     pub step: &'static str,
     /// Work done, in units of about one multiply-add: the time left is the time so far times what is left
-    /// over what is done.
+    /// over what is done and was not resumed.
     pub done: u64,
     /// All the work.
     pub total: u64,
+    /// Of the work done, what an earlier run did: it took no time in this one.
+    pub resumed: u64,
 }
 
 /// Wanda at 50 %, values in f16, head in q8.
@@ -177,6 +181,39 @@ impl PruneOptions {
         plan::PRUNE_COST + method + rounding + refit
     }
 
+    /// All that the result depends on, for people to compare.
+    pub(crate) fn facts(&self) -> Vec<(String, String)> {
+        let PruneOptions {
+            method,
+            pattern,
+            group,
+            refit,
+            rounding,
+            ignore,
+            values,
+            head,
+            allocation,
+            shortlist,
+            threads: _,
+        } = self;
+        let everywhere = [
+            ("method", method.name().to_owned()),
+            ("pattern", pattern.to_string()),
+            ("sparsity", pattern.sparsity().to_string()),
+            ("group", group.map_or("the method's own".to_owned(), |g| g.to_string())),
+            ("refit", refit.to_string()),
+            ("rounding", rounding.to_string()),
+            ("ignored tensors", ignore.join(", ")),
+            ("values", values.to_string()),
+            ("head", head.to_string()),
+            ("shortlist", shortlist.as_ref().map_or("none".to_owned(), said_shortlist)),
+        ];
+        let everywhere = everywhere.into_iter().map(|(key, value)| (key.to_owned(), value));
+        let matrices = allocation.matrices.iter().map(|(name, treatment)| (name.clone(), treatment.to_string()));
+        let tables = allocation.tables.iter().map(|(name, values)| (name.clone(), values.to_string()));
+        everywhere.chain(matrices).chain(tables).collect()
+    }
+
     /// Among which weights the method compares.
     pub fn group_of_method(&self) -> Group {
         self.group.unwrap_or(self.method.group())
@@ -217,6 +254,16 @@ impl std::fmt::Display for RoundingKind {
     }
 }
 
+/// What is known of the inputs of matrices.
+#[derive(Clone, Copy)]
+pub enum Known<'a> {
+    /// They are observed while the model runs on these windows of calibration tokens. A method that needs no statistics
+    /// does not look at them.
+    Windows(&'a [Vec<u32>]),
+    /// Norms that were measured elsewhere, by GGUF's name of each matrix that is pruned: the model is not run.
+    Norms(&'a BTreeMap<String, ColumnNorms>),
+}
+
 /// Prunes `source` and hands every tensor of the new model to `sink`.
 ///
 /// `windows` are the calibration tokens; a method that needs no statistics does not look at them. `progress`
@@ -228,20 +275,60 @@ pub fn prune(
     sink: &mut dyn Sink,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Report, Error> {
+    prune_noting(source, options, Known::Windows(windows), sink, None, progress)
+}
+
+/// The same with norms that were measured elsewhere. An error if a norm is missing, or if more than norms are needed.
+pub fn prune_with_norms(
+    source: &dyn Checkpoint,
+    options: &PruneOptions,
+    norms: &BTreeMap<String, ColumnNorms>,
+    sink: &mut dyn Sink,
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Report, Error> {
+    prune_noting(source, options, Known::Norms(norms), sink, None, progress)
+}
+
+/// The same as these two, noting in `journal` all that is done, and taking from it what an earlier run has done: the result
+/// is the same to the bit, however often a run was killed. `journal` must be of these options and of what is known.
+pub fn prune_resumable(
+    source: &dyn Checkpoint,
+    options: &PruneOptions,
+    known: Known,
+    sink: &mut dyn Sink,
+    journal: &mut Journal,
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Report, Error> {
+    journal.check(&Fingerprint::new(source, journal.source_sha256(), options, known))?;
+    prune_noting(source, options, known, sink, Some(journal), progress)
+}
+
+fn prune_noting(
+    source: &dyn Checkpoint,
+    options: &PruneOptions,
+    known: Known,
+    sink: &mut dyn Sink,
+    journal: Option<&mut Journal>,
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Report, Error> {
     let config = &shortened(source, options.shortlist.as_ref())?;
     config.validate()?;
     options.check(config)?;
     check_tensors(source)?;
-    let observing = options.needs_calibration();
-    let windows = if observing { windows } else { &[] };
-    check_windows(windows, options, observing, config)?;
-
-    let mut run = Run::new(source, config, options, windows, sink, progress);
+    let windows = known.windows(options);
+    match known {
+        Known::Windows(_) => check_windows(windows, options, options.needs_calibration(), config)?,
+        Known::Norms(norms) => check_known_norms(norms, options, config)?,
+    }
+    let mut run = Run::new(source, config, options, windows, sink, journal, progress);
     run.report.judged_by = JudgedBy::of(options.needs(), windows.len());
     run.store_outside_layers()?;
-    match observing {
-        true => run.prune_observed(&mut Stream::new(source, windows, options.threads)?)?,
-        false => run.prune_unseen(&BTreeMap::new())?,
+    match known {
+        Known::Windows(_) if options.needs_calibration() => {
+            run.prune_observed(&mut Stream::new(source, windows, options.threads)?)?;
+        }
+        Known::Windows(_) => run.prune_unseen(&BTreeMap::new())?,
+        Known::Norms(norms) => run.prune_unseen(norms)?,
     }
     if options.needs() == Needs::Gram {
         run.report.warnings = Warning::of_few_tokens(config, windows);
@@ -250,34 +337,14 @@ pub fn prune(
     Ok(run.report)
 }
 
-/// The same with norms that were measured elsewhere, by GGUF's name of each matrix that is pruned: the model is not run. An
-/// error if a norm is missing, or if more than norms are needed.
-pub fn prune_with_norms(
-    source: &dyn Checkpoint,
-    options: &PruneOptions,
-    norms: &BTreeMap<String, ColumnNorms>,
-    sink: &mut dyn Sink,
-    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
-) -> Result<Report, Error> {
-    let config = &shortened(source, options.shortlist.as_ref())?;
-    config.validate()?;
-    options.check(config)?;
-    check_tensors(source)?;
-    if options.needs() == Needs::Gram {
-        return Err(Error::NormsAlone { method: options.method.name() });
-    }
-    for (name, (_, cols)) in options.matrices_with_norms(config) {
-        let found = norms.get(&name).map_or(0, ColumnNorms::cols);
-        if found != cols {
-            return Err(Error::Norms { tensor: name, found, expected: cols });
+impl<'a> Known<'a> {
+    /// The windows that will be looked at.
+    pub(crate) fn windows(self, options: &PruneOptions) -> &'a [Vec<u32>] {
+        match self {
+            Known::Windows(windows) if options.needs_calibration() => windows,
+            _ => &[],
         }
     }
-    let mut run = Run::new(source, config, options, &[], sink, progress);
-    run.report.judged_by = JudgedBy::of(options.needs(), 0);
-    run.store_outside_layers()?;
-    run.prune_unseen(norms)?;
-    run.report.warn_of_matrices();
-    Ok(run.report)
 }
 
 struct Run<'a> {
@@ -286,6 +353,7 @@ struct Run<'a> {
     config: &'a Config,
     options: &'a PruneOptions,
     sink: &'a mut dyn Sink,
+    journal: Option<&'a mut Journal>,
     meter: Meter<'a>,
     work: Work,
     report: Report,
@@ -298,13 +366,14 @@ impl<'a> Run<'a> {
         options: &'a PruneOptions,
         windows: &[Vec<u32>],
         sink: &'a mut dyn Sink,
+        journal: Option<&'a mut Journal>,
         progress: &'a mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Self {
         let layers = config.n_layers;
         let work = Work::new(config, options, windows);
-        let meter = Meter { progress, done: 0, total: work.total(), layer: layers, layers };
+        let meter = Meter { progress, done: 0, total: work.total(), resumed: 0, layer: layers, layers };
         let tokens = windows.iter().map(|w| w.len() as u64).sum();
-        Run { source, config, options, sink, meter, work, report: Report { tokens, ..Report::default() } }
+        Run { source, config, options, sink, journal, meter, work, report: Report { tokens, ..Report::default() } }
     }
 
     fn store_outside_layers(&mut self) -> Result<(), Error> {
@@ -319,45 +388,92 @@ impl<'a> Run<'a> {
     }
 
     fn prune_observed(&mut self, stream: &mut Stream) -> Result<(), Error> {
-        for index in 0..self.source.config().n_layers {
+        let n_layers = self.source.config().n_layers;
+        let first = self.resume(stream)?;
+        for index in 0..first {
+            // All its matrices are in the journal.
+            self.prune_layer_unseen(index, &BTreeMap::new())?;
+            self.meter.skip("resume", self.work.layer())?;
+        }
+        for index in first..n_layers {
             self.meter.layer = index;
             self.store_vectors_of(index)?;
             let mut layer = Layer::load(self.source, stream.engine(), index)?;
             for site in Site::ALL {
-                let (meter, cost) = (&mut self.meter, self.work.pass(site));
-                let tick = &mut |tokens| meter.tick(site.name(), cost * tokens as u64);
-                let inputs = stream.observe(&layer, site, self.options.needs(), tick)?;
-                check_norms(index, site, &inputs.norms)?;
+                let inputs = self.look(stream, &layer, index, site)?;
                 let pool = stream.pool();
                 for short in site.matrices() {
-                    let pruned = self.prune_matrix(index, site, short, Some(&inputs), Some(&pool))?;
+                    let pruned = self.matrix(index, site, short, inputs.as_ref(), Some(&pool))?;
                     // Expanded once: every window multiplies with it, and that is where the time goes.
                     layer.set(short, expanded(short, &pruned)?)?;
                 }
             }
             let (meter, cost) = (&mut self.meter, self.work.leave());
             stream.leave(&layer, &mut |tokens| meter.tick("leave", cost * tokens as u64))?;
-        }
-        Ok(())
-    }
-
-    /// Without running the model: with `norms` by the name of the matrix, or none.
-    fn prune_unseen(&mut self, norms: &BTreeMap<String, ColumnNorms>) -> Result<(), Error> {
-        for index in 0..self.source.config().n_layers {
-            self.meter.layer = index;
-            self.store_vectors_of(index)?;
-            for site in Site::ALL {
-                for short in site.matrices() {
-                    let norms = norms.get(&format!("blk.{index}.{short}"));
-                    let inputs = norms.map(|norms| Inputs::from(norms.clone()));
-                    self.prune_matrix(index, site, short, inputs.as_ref(), None)?;
-                }
+            if index + 1 < n_layers {
+                self.save(index + 1, stream)?;
             }
         }
         Ok(())
     }
 
-    fn prune_matrix(
+    /// Moves the stream to a site; its inputs unless nothing is left to prune with them.
+    fn look(&mut self, stream: &mut Stream, layer: &Layer, index: usize, site: Site) -> Result<Option<Inputs>, Error> {
+        let (meter, cost) = (&mut self.meter, self.work.pass(site));
+        let tick = &mut |tokens| meter.tick(site.name(), cost * tokens as u64);
+        if self.journal.as_ref().is_some_and(|j| j.has_next(site.matrices().len())) {
+            stream.pass(layer, site, tick)?;
+            return Ok(None);
+        }
+        let inputs = stream.observe(layer, site, self.options.needs(), tick)?;
+        check_norms(index, site, &inputs.norms)?;
+        Ok(Some(inputs))
+    }
+
+    /// Without running the model: with `norms` by the name of the matrix, or none.
+    fn prune_unseen(&mut self, norms: &BTreeMap<String, ColumnNorms>) -> Result<(), Error> {
+        (0..self.source.config().n_layers).try_for_each(|index| self.prune_layer_unseen(index, norms))
+    }
+
+    fn prune_layer_unseen(&mut self, index: usize, norms: &BTreeMap<String, ColumnNorms>) -> Result<(), Error> {
+        self.meter.layer = index;
+        self.store_vectors_of(index)?;
+        for site in Site::ALL {
+            for short in site.matrices() {
+                let norms = norms.get(&format!("blk.{index}.{short}"));
+                let inputs = norms.map(|norms| Inputs::from(norms.clone()));
+                self.matrix(index, site, short, inputs.as_ref(), None)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives `stream` the newest hidden states of an earlier run; the layer that begins with them. It is the end where
+    /// all matrices are known, as nothing has to be seen then.
+    fn resume(&mut self, stream: &mut Stream) -> Result<usize, Error> {
+        let Some(journal) = &mut self.journal else { return Ok(0) };
+        let n_layers = self.source.config().n_layers;
+        if journal.has_next(n_layers * Site::matrices_of_layer()) {
+            return Ok(n_layers);
+        }
+        let is_known = |layer: &usize| *layer < n_layers && journal.has_next(layer * Site::matrices_of_layer());
+        let Some(layer) = journal.saved_layer().filter(is_known) else { return Ok(0) };
+        let mut states = journal.saved_states()?;
+        stream.hidden_mut().try_for_each(|hidden| states.read(hidden))?;
+        Ok(layer)
+    }
+
+    /// Saves the hidden states with which `layer` begins, if it is time.
+    fn save(&mut self, layer: usize, stream: &Stream) -> Result<(), Error> {
+        let Some(journal) = self.journal.as_mut().filter(|j| j.wants_states()) else { return Ok(()) };
+        let mut states = journal.save_states(layer)?;
+        stream.hidden().try_for_each(|hidden| states.push(hidden))?;
+        states.finish()?;
+        journal.keep_states(layer)
+    }
+
+    /// A matrix of the new model, from the journal if it is there.
+    fn matrix(
         &mut self,
         layer: usize,
         site: Site,
@@ -367,25 +483,48 @@ impl<'a> Run<'a> {
     ) -> Result<Matrix, Error> {
         let name = format!("blk.{layer}.{short}");
         let shape = expect(self.source, &name)?;
-        let dense = read_all(self.source, &name)?;
-        check_finite(&name, &dense, shape.1)?;
-        let (options, name_of) = (self.options, name.as_str());
-        let Outcome { stored, relative_error, fell_back } = match pool {
-            Some(pool) => pool.install(|| outcome(options, name_of, shape, &dense, inputs))?,
-            None => outcome(options, name_of, shape, &dense, inputs)?,
+        let work = self.options.cost(&name, shape.1) * shape.0 as u64 * shape.1 as u64;
+        let noted = self.journal.as_mut().map(|j| j.next_matrix(&name, shape)).transpose()?.flatten();
+        let is_noted = noted.is_some();
+        let Outcome { stored, relative_error, fell_back } = match noted {
+            Some(outcome) => outcome,
+            None => self.prune_matrix(&name, shape, inputs, pool)?,
         };
         self.push(&name, &stored)?;
         self.report.tensors.push(TensorReport {
             encoding: stored.encoding(),
             kept: stored.kept(),
-            total: dense.len() as u64,
+            total: shape.0 as u64 * shape.1 as u64,
             bytes: stored.byte_len() as u64,
             relative_error,
             fell_back,
-            name: name.clone(),
+            name,
         });
-        self.meter.tick(site.name(), self.options.cost(&name, shape.1) * dense.len() as u64)?;
+        match is_noted {
+            true => self.meter.skip("resume", work)?,
+            false => self.meter.tick(site.name(), work)?,
+        }
         Ok(stored)
+    }
+
+    fn prune_matrix(
+        &mut self,
+        name: &str,
+        shape: (usize, usize),
+        inputs: Option<&Inputs>,
+        pool: Option<&ThreadPool>,
+    ) -> Result<Outcome, Error> {
+        let dense = read_all(self.source, name)?;
+        check_finite(name, &dense, shape.1)?;
+        let options = self.options;
+        let found = match pool {
+            Some(pool) => pool.install(|| outcome(options, name, shape, &dense, inputs))?,
+            None => outcome(options, name, shape, &dense, inputs)?,
+        };
+        if let Some(journal) = &mut self.journal {
+            journal.note_matrix(name, &found)?;
+        }
+        Ok(found)
     }
 
     fn store_vectors_of(&mut self, layer: usize) -> Result<(), Error> {
@@ -468,7 +607,7 @@ pub(crate) fn encode_table(
 pub(crate) struct Outcome {
     pub(crate) stored: Matrix,
     pub(crate) relative_error: f64,
-    fell_back: bool,
+    pub(crate) fell_back: bool,
 }
 
 /// Treats one matrix as `options` say.
@@ -528,20 +667,32 @@ fn round(
     rounding.round().map_err(|source| Error::Shape { tensor: name.to_owned(), source })
 }
 
+/// How many tokens, and their hash.
+fn said_shortlist(list: &Shortlist) -> String {
+    format!("{} tokens {}", list.len(), sha256_of_windows(&[list.ids().to_vec()]))
+}
+
 /// Counts the work and passes it on.
 struct Meter<'a> {
     progress: &'a mut dyn FnMut(Progress) -> ControlFlow<()>,
     done: u64,
     total: u64,
+    resumed: u64,
     layer: usize,
     layers: usize,
 }
 
 impl Meter<'_> {
+    /// Counts work that an earlier run did.
+    fn skip(&mut self, step: &'static str, work: u64) -> Result<(), Error> {
+        self.resumed += work;
+        self.tick(step, work)
+    }
+
     fn tick(&mut self, step: &'static str, work: u64) -> Result<(), Error> {
         self.done = (self.done + work).min(self.total);
-        let Meter { layer, layers, done, total, .. } = *self;
-        match (self.progress)(Progress { layer, layers, step, done, total }) {
+        let Meter { layer, layers, done, total, resumed, .. } = *self;
+        match (self.progress)(Progress { layer, layers, step, done, total, resumed }) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(Error::Interrupted),
         }
@@ -583,6 +734,24 @@ fn check_windows(windows: &[Vec<u32>], options: &PruneOptions, needed: bool, con
         Some(&token) => Err(Error::Token { token, vocab_size: config.vocab_size }),
         None => Ok(()),
     }
+}
+
+/// Norms must be there for each matrix that needs them, and be enough.
+fn check_known_norms(
+    norms: &BTreeMap<String, ColumnNorms>,
+    options: &PruneOptions,
+    config: &Config,
+) -> Result<(), Error> {
+    if options.needs() == Needs::Gram {
+        return Err(Error::NormsAlone { method: options.method.name() });
+    }
+    for (name, (_, cols)) in options.matrices_with_norms(config) {
+        let found = norms.get(&name).map_or(0, ColumnNorms::cols);
+        if found != cols {
+            return Err(Error::Norms { tensor: name, found, expected: cols });
+        }
+    }
+    Ok(())
 }
 
 fn check_norms(layer: usize, site: Site, norms: &ColumnNorms) -> Result<(), Error> {

@@ -183,6 +183,34 @@ pub enum Error {
         /// Threads asked for.
         threads: usize,
     },
+    /// An earlier run left its journal.
+    #[error("{}: an earlier run was interrupted; go on with --resume, or start anew with --force", path.display())]
+    Unfinished {
+        /// The journal.
+        path: PathBuf,
+    },
+    /// The journal is of another pruning.
+    #[error("{}: was kept for another pruning ({differences}); make them equal, or start anew with --force", path.display())]
+    OtherJournal {
+        /// The journal.
+        path: PathBuf,
+        /// What differs.
+        differences: String,
+    },
+    /// A journal contradicts itself.
+    #[error("{}: {problem}; start anew with --force", path.display())]
+    DamagedJournal {
+        /// The journal.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Another kind of file is where the journal would be.
+    #[error("{}: is no journal, so it is left alone; move it, or give the output another name", path.display())]
+    NotAJournal {
+        /// The file.
+        path: PathBuf,
+    },
     /// The caller's progress callback said to stop.
     #[error("interrupted")]
     Interrupted,

@@ -14,6 +14,8 @@
 //! [`TokenCounts::expect`] runs it to rank the tokens of a shortlist. The result
 //! depends on the source, the options and the windows alone: not on threads, not on time.
 //!
+//! A [`Journal`] beside the file keeps what is done, so that a run that is killed can be resumed, to the same bytes.
+//!
 //! To add a pruning method: one file in `method/`, and its entry in [`method::METHODS`].
 //!
 //! This crate does not know file formats beyond [`spm::Checkpoint`] and [`Sink`], makes no tokens from text
@@ -24,6 +26,7 @@ pub mod calibration;
 mod compensate;
 mod driver;
 mod error;
+mod journal;
 mod linalg;
 pub mod method;
 pub mod pattern;
@@ -41,8 +44,9 @@ mod stream;
 
 pub use allocation::{Allocation, Treatment, ValueType};
 pub use calibration::{Calibration, CalibrationOptions, Domain, Language};
-pub use driver::{Progress, PruneOptions, RoundingKind, prune, prune_with_norms};
+pub use driver::{Known, Progress, PruneOptions, RoundingKind, prune, prune_resumable, prune_with_norms};
 pub use error::Error;
+pub use journal::{Earlier, Fingerprint, Journal, JournalOptions};
 pub use method::Method;
 pub use pattern::{Group, Pattern};
 pub use plan::{Plan, estimate_time, plan};

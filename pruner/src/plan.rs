@@ -31,6 +31,8 @@ pub struct Plan {
     /// Bytes of the file: tensors, row starts, names, metadata, vocabulary, padding. A few bytes more or less
     /// depend on the texts of the metadata.
     pub file_bytes: u64,
+    /// Bytes of the journal of [`crate::prune_resumable`]: the layers' matrices and, twice, the hidden states.
+    pub journal_bytes: u64,
     /// Most memory in use at a time; pages of the mapped source, which the system can take back, not counted.
     pub peak_bytes: u64,
     /// Work, in the units of [`crate::Progress`]: about one multiply-add.
@@ -53,6 +55,7 @@ pub fn plan(source: &dyn Checkpoint, options: &PruneOptions, nsamples: usize, se
     Ok(Plan {
         tensor_bytes,
         file_bytes: file_bytes(&sizes, source.vocabulary(), config.shortlist.as_ref()),
+        journal_bytes: journal_bytes(config, &sizes, nsamples as u64 * seqlen as u64),
         peak_bytes: peak_bytes(config, options, &sizes, (nsamples, seqlen)),
         work: Work::of(config, options, nsamples as u64, seqlen as u64).total(),
     })
@@ -131,9 +134,13 @@ impl Work {
         self.leave
     }
 
+    /// Of moving all tokens through a layer.
+    pub(crate) fn layer(&self) -> u64 {
+        self.tokens.saturating_mul(self.passes.iter().sum::<u64>() + self.leave)
+    }
+
     pub(crate) fn total(&self) -> u64 {
-        let token = self.passes.iter().sum::<u64>() + self.leave;
-        let moving = self.tokens.saturating_mul(self.layers).saturating_mul(token);
+        let moving = self.layer().saturating_mul(self.layers);
         moving.saturating_add(self.pruning + self.outside * ENCODE_COST)
     }
 }
@@ -194,6 +201,12 @@ fn longer_stream(kept: f64, cols: usize) -> f64 {
     let share = high.max(cols - high) as f64 / cols as f64;
     let deviation = (kept * share * (1.0 - share) * (1.0 - kept / cols as f64)).sqrt();
     kept * share + 0.8 * deviation
+}
+
+fn journal_bytes(c: &Config, sizes: &[Size], tokens: u64) -> u64 {
+    let head = |s: &Size| s.name.len() as u64 + s.start_bytes + 128;
+    let records: u64 = sizes.iter().filter(|s| s.in_layer).map(|s| head(s) + s.bytes).sum();
+    records + 2 * (tokens * c.dim as u64 * 4 + SECTION_ALIGN)
 }
 
 /// While a matrix is pruned: the stream, one layer in f32, and for the matrix its weights twice, scores, sort

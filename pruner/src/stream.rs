@@ -65,6 +65,11 @@ impl Site {
         }
     }
 
+    /// How many matrices a layer has.
+    pub(crate) fn matrices_of_layer() -> usize {
+        Site::ALL.iter().map(|site| site.matrices().len()).sum()
+    }
+
     /// Input features.
     pub fn width(self, c: &Config) -> usize {
         match self {
@@ -192,6 +197,29 @@ impl Stream {
         gram.finish();
         held_out.iter_mut().for_each(Gram::finish);
         Ok(Inputs::new(norms, Some(gram), held_out))
+    }
+
+    /// Moves every window to `site` of `layer` as [`Self::observe`] does, and gathers nothing.
+    pub(crate) fn pass(
+        &mut self,
+        layer: &Layer,
+        site: Site,
+        tick: &mut dyn FnMut(usize) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let work = |engine: &Engine, worker: &mut Worker, window: &mut Window| {
+            window.move_to(site, engine, layer, worker, &mut |_| ());
+        };
+        self.each_window(work, |()| (), tick)
+    }
+
+    /// The hidden states of each window: between layers, all that the rest depends on.
+    pub(crate) fn hidden(&self) -> impl Iterator<Item = &[f32]> {
+        self.windows.iter().map(|w| &w.hidden[..])
+    }
+
+    /// The same to write to.
+    pub(crate) fn hidden_mut(&mut self) -> impl Iterator<Item = &mut [f32]> {
+        self.windows.iter_mut().map(|w| &mut w.hidden[..])
     }
 
     /// The stream's threads.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use pruner::calibration::{CalibrationOptions, Domain, Joints, Mix, Part};
 use pruner::method::Needs;
-use pruner::{Calibration, Language, Profile, PruneOptions, Warning};
+use pruner::{Calibration, Known, Language, Profile, PruneOptions, Warning};
 use runtime::Tokenizer;
 use spm::Checkpoint;
 
@@ -55,6 +55,15 @@ pub enum Statistics {
 }
 
 impl Statistics {
+    /// The same for the pruner.
+    pub fn known(&self) -> Known<'_> {
+        match self {
+            Statistics::None => Known::Windows(&[]),
+            Statistics::Text(text) => Known::Windows(&text.windows),
+            Statistics::Imatrix(imatrix) => Known::Norms(&imatrix.norms),
+        }
+    }
+
     /// What it was made from, for the file's provenance, and the hash of that.
     pub fn provenance(&self) -> Option<(String, String)> {
         match self {

@@ -136,6 +136,11 @@ impl SealedFile {
         self.identity.to_hex().to_string()
     }
 
+    /// Its length.
+    pub fn file_len(&self) -> u64 {
+        self.len
+    }
+
     /// Gives the file its name. Returns its length.
     pub fn publish(self) -> Result<u64, Error> {
         let SealedFile { path, file, len, .. } = self;

@@ -146,7 +146,7 @@ impl Search<'_> {
         let layers = self.source.config().n_layers;
         let total = (layers * Site::ALL.iter().map(|s| s.matrices().len()).sum::<usize>()) as u64 + 2;
         let done = self.done.min(total);
-        match (self.progress)(Progress { layer, layers, step: "sensitivity", done, total }) {
+        match (self.progress)(Progress { layer, layers, step: "sensitivity", done, total, resumed: 0 }) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(Error::Interrupted),
         }

@@ -41,7 +41,14 @@ pub(super) fn allocate(
         }
         stream.leave(&layer, &mut |_| Ok(()))?;
         outliers.push(scores.outliers());
-        let done = Progress { layer: index, layers, step: "outliers", done: index as u64 + 1, total: layers as u64 };
+        let done = Progress {
+            layer: index,
+            layers,
+            step: "outliers",
+            done: index as u64 + 1,
+            total: layers as u64,
+            resumed: 0,
+        };
         if progress(done).is_break() {
             return Err(Error::Interrupted);
         }

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use pruner::{
-    Group, Pattern, Plan, Profile, Progress, PruneOptions, Report, RoundingKind, ShortlistSize, TokenCounts, ValueType,
-    shortlist,
+    Earlier, Fingerprint, Group, Journal, JournalOptions, Pattern, Plan, Profile, Progress, PruneOptions, Report,
+    RoundingKind, ShortlistSize, TokenCounts, ValueType, shortlist,
 };
-use spm::{Checkpoint, Config, Provenance, SpmWriter, WriterOptions, matrix};
+use spm::{Checkpoint, Config, Provenance, SparseModel, SpmWriter, WriterOptions, matrix};
 use tools::Failure;
 use tools::calibration::{CalibrationArgs, Statistics, tokenizer_of};
 use tools::open::AnyModel;
@@ -73,9 +73,15 @@ struct Cli {
     /// Threads [default: one a core]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=512))]
     threads: Option<u16>,
-    /// Replace an earlier sparse model at the output
+    /// Go on where an earlier run with the same options was interrupted or killed
+    #[arg(long)]
+    resume: bool,
+    /// Replace an earlier sparse model at the output; without --resume, also give up what an interrupted run has done
     #[arg(long)]
     force: bool,
+    /// Seconds of work, about, that a kill costs at most: how often the hidden states are saved
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    save_every: u64,
     /// Say what it would cost in bytes, memory and time, and stop
     #[arg(long)]
     dry_run: bool,
@@ -96,8 +102,11 @@ fn main_with(args: &Cli) -> Result<(), Failure> {
     let interrupted = process::interrupt_flag()?;
     let file = AnyModel::open(&args.source)?;
     let source = file.checkpoint();
+    if !args.dry_run && args.was_finished()? {
+        writeln!(std::io::stderr(), "{}: was finished already", args.output.display())?;
+        return Ok(());
+    }
     let mut options = args.prune_options()?;
-    let profile = args.profile.profile();
     let (nsamples, seqlen) = args.calibration.size();
     let counts = args.shorten(source, &mut options, &interrupted)?;
     let plan = pruner::plan(source, &options, nsamples, seqlen)?;
@@ -107,37 +116,57 @@ fn main_with(args: &Cli) -> Result<(), Failure> {
         return print_shortlist(&config, &options, counts.as_ref());
     }
     process::check_memory("pruning", plan.peak_bytes, "ask for fewer or shorter windows with --nsamples, --seqlen")?;
-    let sources = args.source_files(&file);
+    prune(args, &file, options, counts.as_ref(), &plan, &interrupted)
+}
+
+/// Prunes to a file, by way of a journal that is kept until the file has its name.
+fn prune(
+    args: &Cli,
+    file: &AnyModel,
+    mut options: PruneOptions,
+    counts: Option<&TokenCounts>,
+    plan: &Plan,
+    interrupted: &AtomicBool,
+) -> Result<(), Failure> {
+    let (source, profile) = (file.checkpoint(), args.profile.profile());
+    let journal_path = Journal::path_for(&args.output);
+    let sources = args.source_files(file);
     let writer_options =
         WriterOptions { expected_bytes: plan.file_bytes, replace: args.force, sources: sources.clone() };
     let report_files = match args.no_report_files {
         true => None,
-        false => Some(ReportFiles::beside(&args.output, args.force)?),
+        // Those of a run that was killed just before its file got its name are to be written again.
+        false => Some(ReportFiles::beside(&args.output, args.force || args.resume && journal_path.exists())?),
     };
     let mut writer = SpmWriter::create(&args.output, &writer_options)?;
     let statistics = args.calibration.statistics(&options, profile, source, &args.source)?;
+    let source_sha256 = pruner::provenance::sha256_of_files(&sources)?;
     let bar = progress_bar();
     let started = Instant::now();
-    let mut progress = |p: Progress| show_progress(&bar, started, p, &interrupted);
+    let mut progress = |p: Progress| show_progress(&bar, started, p, interrupted);
     let windows = if let Statistics::Text(text) = &statistics { &text.windows[..] } else { &[] };
     options.allocation = profile.allocate(source, &options, windows, &mut progress)?;
-    let mut report = match &statistics {
-        Statistics::None => pruner::prune(source, &options, &[], &mut writer, &mut progress)?,
-        Statistics::Text(text) => pruner::prune(source, &options, &text.windows, &mut writer, &mut progress)?,
-        Statistics::Imatrix(imatrix) => {
-            pruner::prune_with_norms(source, &options, &imatrix.norms, &mut writer, &mut progress)?
-        }
-    };
+    let known = statistics.known();
+    let fingerprint = Fingerprint::new(source, &source_sha256, &options, known);
+    let mut journal = Journal::open(&journal_path, fingerprint, &args.journal_options(plan))?;
+    if args.resume {
+        say_what_is_resumed(&journal)?;
+    }
+    let done = pruner::prune_resumable(source, &options, known, &mut writer, &mut journal, &mut progress);
     bar.finish_and_clear();
+    let mut report = done.inspect_err(|_| say_how_to_go_on(&journal))?;
     report.warnings.extend(statistics.warnings());
-    let provenance = args.provenance(&sources, &options, &report, &statistics, counts.as_ref())?;
+    let provenance = args.provenance(source_sha256, &options, &report, &statistics, counts);
     let config = shortlist::shortened(source, options.shortlist.as_ref())?;
-    let bytes = writer.finish(&config, source.vocabulary(), &provenance)?;
-    let facts = args.facts(&provenance, &options, &statistics, &report, bytes, started.elapsed());
+    let sealed = writer.seal(&config, source.vocabulary(), &provenance)?;
+    let facts = args.facts(&provenance, &options, &statistics, &report, sealed.file_len(), started.elapsed());
     if let Some(files) = &report_files {
         files.write(&facts)?;
     }
-    print_shortlist(&config, &options, counts.as_ref())?;
+    journal.finish(&sealed.identity())?;
+    sealed.publish()?;
+    journal.remove()?;
+    print_shortlist(&config, &options, counts)?;
     print_result(args, &report, &statistics, &facts, report_files.as_ref())
 }
 
@@ -191,6 +220,37 @@ impl Cli {
         }
     }
 
+    fn earlier(&self) -> Earlier {
+        match (self.resume, self.force) {
+            (true, _) => Earlier::Resume,
+            (false, true) => Earlier::Discard,
+            (false, false) => Earlier::Refuse,
+        }
+    }
+
+    fn journal_options(&self, plan: &Plan) -> JournalOptions {
+        JournalOptions {
+            earlier: self.earlier(),
+            expected_bytes: plan.journal_bytes,
+            interval: Duration::from_secs(self.save_every),
+        }
+    }
+
+    /// Whether the run to be resumed had given its file its name, and only the journal was left to be removed. An error if
+    /// there is a run to be resumed and that is not asked for.
+    fn was_finished(&self) -> Result<bool, Failure> {
+        let journal = Journal::path_for(&self.output);
+        match self.earlier() {
+            _ if !journal.exists() => Ok(false),
+            Earlier::Refuse => Err(pruner::Error::Unfinished { path: journal }.into()),
+            Earlier::Discard => Ok(false),
+            Earlier::Resume => match SparseModel::open(&self.output) {
+                Ok(model) => Ok(Journal::remove_if_finished(&journal, &model.identity())?),
+                Err(_) => Ok(false),
+            },
+        }
+    }
+
     fn source_files(&self, file: &AnyModel) -> Vec<PathBuf> {
         match file {
             AnyModel::Gguf(model) => model.shard_paths().to_vec(),
@@ -200,15 +260,15 @@ impl Cli {
 
     fn provenance(
         &self,
-        sources: &[PathBuf],
+        source_sha256: String,
         options: &PruneOptions,
         report: &Report,
         statistics: &Statistics,
         counts: Option<&TokenCounts>,
-    ) -> Result<Provenance, Failure> {
+    ) -> Provenance {
         let mut p = Provenance::default();
         p.source = self.source.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        p.source_sha256 = pruner::provenance::sha256_of_files(sources)?;
+        p.source_sha256 = source_sha256;
         p.method = self.method.clone();
         (p.sparsity, p.pattern) = match self.profile.profile() {
             Profile::Uniform => (options.pattern.sparsity() as f32, self.pattern.clone()),
@@ -221,7 +281,7 @@ impl Cli {
             p.shortlist = format!("{asked}: {} tokens, by {total} tokens of {documents} documents", list.len());
         }
         p.tool = format!("sparse-prune {}", env!("CARGO_PKG_VERSION"));
-        Ok(p)
+        p
     }
 
     fn facts(
@@ -283,15 +343,33 @@ fn progress_bar() -> ProgressBar {
 fn show_progress(bar: &ProgressBar, started: Instant, p: Progress, interrupted: &AtomicBool) -> ControlFlow<()> {
     bar.set_length(p.total);
     bar.set_position(p.done);
-    let left = started.elapsed().mul_f64((p.total - p.done) as f64 / p.done.max(1) as f64);
+    let own = (p.done - p.resumed).max(1);
+    let left = started.elapsed().mul_f64((p.total - p.done) as f64 / own as f64);
     bar.set_message(format!("layer {} of {}, {}, about {} left", p.layer, p.layers, p.step, HumanDuration(left)));
     if interrupted.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+}
+
+fn say_what_is_resumed(journal: &Journal) -> Result<(), Failure> {
+    let mut err = std::io::stderr().lock();
+    match journal.found() {
+        0 => writeln!(err, "there is nothing to resume: pruning from the beginning")?,
+        n => writeln!(err, "resuming after {n} matrices")?,
+    }
+    Ok(())
+}
+
+fn say_how_to_go_on(journal: &Journal) {
+    if journal.holds_work() {
+        // If standard error is closed there is nobody left to tell.
+        let _ = writeln!(std::io::stderr(), "what is done is kept: the same command with --resume goes on from there");
+    }
 }
 
 fn print_plan(source: &dyn Checkpoint, options: &PruneOptions, args: &Cli, plan: &Plan) -> Result<(), Failure> {
     let time = pruner::estimate_time(source, options, plan)?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "file     {}: {}", args.output.display(), megabytes(plan.file_bytes))?;
+    writeln!(out, "journal  {} more while pruning", megabytes(plan.journal_bytes))?;
     writeln!(out, "memory   {} at most", megabytes(plan.peak_bytes))?;
     writeln!(out, "time     about {}", HumanDuration(time))?;
     Ok(())
