@@ -52,7 +52,8 @@ pub(crate) fn multiply_sub(out: MatMut<f32>, a: MatRef<f32>, b: MatRef<f32>, tra
     add_scaled_product(out, a, b, transpose, -1.0);
 }
 
-fn add_scaled_product(out: MatMut<f32>, a: MatRef<f32>, b: MatRef<f32>, transpose: Transpose, factor: f32) {
+/// `out += factor a b` on this thread.
+pub(crate) fn add_scaled_product(out: MatMut<f32>, a: MatRef<f32>, b: MatRef<f32>, transpose: Transpose, factor: f32) {
     match transpose {
         Transpose::Neither => matmul(out, Accum::Add, a, b, factor, Par::Seq),
         Transpose::Left => matmul(out, Accum::Add, a.transpose(), b, factor, Par::Seq),
@@ -91,9 +92,21 @@ pub(crate) struct Cholesky {
 impl Cholesky {
     /// Factors `a`, symmetric, of which the part below the diagonal is read; `None` if it is not positive definite.
     pub(crate) fn new(mut a: Vec<f32>, d: usize) -> Option<Self> {
-        let mut memory = MemBuffer::new(cholesky_in_place_scratch::<f32>(d, Par::Seq, Default::default()));
-        let stack = MemStack::new(&mut memory);
-        cholesky_in_place(columns_mut(&mut a, d), Default::default(), Par::Seq, stack, Default::default()).ok()?;
+        for first in (0..d).step_by(SHARE) {
+            let width = SHARE.min(d - first);
+            let (done, rest) = a.split_at_mut((first + width) * d);
+            let mut panel = columns_mut(&mut done[first * d..], d).subrows_mut(first, d - first);
+            let (mut corner, mut below) = panel.as_mut().split_at_row_mut(width);
+            factor_corner(corner.as_mut())?;
+            // Rows below it, as columns: solved by the corner that was just made.
+            solve_lower_triangular_in_place(corner.as_ref(), below.as_mut().transpose_mut(), Par::Seq);
+            let below = below.as_ref();
+            rest.par_chunks_mut(SHARE * d).enumerate().for_each(|(i, columns)| {
+                let (top, cols) = (i * SHARE, columns.len() / d);
+                let out = columns_mut(columns, d).submatrix_mut(first + width + top, 0, d - first - width - top, cols);
+                multiply_sub(out, below.subrows(top, below.nrows() - top), below.subrows(top, cols), Transpose::Right);
+            });
+        }
         Some(Cholesky { d, lower: a })
     }
 
@@ -108,25 +121,24 @@ impl Cholesky {
     }
 }
 
+/// Factors a small matrix on this thread; `None` if it is not positive definite.
+fn factor_corner(corner: MatMut<f32>) -> Option<()> {
+    let mut memory = MemBuffer::new(cholesky_in_place_scratch::<f32>(corner.nrows(), Par::Seq, Default::default()));
+    let stack = MemStack::new(&mut memory);
+    cholesky_in_place(corner, Default::default(), Par::Seq, stack, Default::default()).ok().map(|_| ())
+}
+
 /// `U`, upper triangular, of `A^-1 = U^T U`: row `i` of it is how an error in feature `i` is best made up for by the
 /// features after it, all before being fixed. Column after column.
 ///
 /// From the factor of `A` with its features in reverse order: `A = M M^T` with `M` upper triangular, and `U = M^-1`. So
 /// the inverse itself is never formed.
 pub(crate) fn inverse_factor(a: &[f32], d: usize) -> Option<Vec<f32>> {
-    let reversed = |i: usize| d - 1 - i;
-    let mut from = vec![0.0; d * d];
-    from.par_chunks_mut(d).enumerate().for_each(|(j, to)| {
-        let column = &a[reversed(j) * d..][..d];
-        to.iter_mut().enumerate().for_each(|(i, to)| *to = column[reversed(i)]);
-    });
-    let factor = Cholesky::new(from, d)?;
-    let mut upper = vec![0.0; d * d];
-    upper.par_chunks_mut(d).enumerate().for_each(|(j, to)| {
-        let column = &factor.lower[reversed(j) * d..][..d];
-        to[..=j].iter_mut().enumerate().for_each(|(i, to)| *to = column[reversed(i)]);
-    });
-    drop(factor);
+    // All of a square in reverse is its rows and its columns in reverse.
+    let mut reversed = a.to_vec();
+    reversed.reverse();
+    let mut upper = Cholesky::new(reversed, d)?.lower;
+    upper.reverse();
     let mut inverse = vec![0.0; d * d];
     invert_upper_triangular(columns_mut(&mut inverse, d), columns(&upper, d), Par::Seq);
     Some(inverse)
@@ -153,14 +165,16 @@ mod tests {
 
     #[test]
     fn solves_and_inverts() {
+        for d in [70, 3 * SHARE + 5] {
+            let a = positive_definite(d);
+            let x = noise(200 * d, 2);
+            let mut product = vec![0.0; x.len()];
+            times(&a, d, &x, &mut product);
+            Cholesky::new(a, d).unwrap().solve(&mut product);
+            assert!(product.iter().zip(&x).all(|(p, x)| (p - x).abs() < 1e-3));
+        }
         let d = 70;
         let a = positive_definite(d);
-        let x = noise(200 * d, 2);
-        let mut product = vec![0.0; x.len()];
-        times(&a, d, &x, &mut product);
-        Cholesky::new(a.clone(), d).unwrap().solve(&mut product);
-        assert!(product.iter().zip(&x).all(|(p, x)| (p - x).abs() < 1e-3));
-
         let u = inverse_factor(&a, d).unwrap();
         for i in 0..d {
             for j in 0..d {
