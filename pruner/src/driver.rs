@@ -147,9 +147,9 @@ impl PruneOptions {
     /// Statistics that a matrix needs.
     fn needs_of(&self, treatment: Treatment) -> Needs {
         match treatment.pattern.is_dense() {
-            true if self.compensates(treatment) => Needs::Gram,
+            true if self.compensates(treatment) => Needs::Gram.max(self.method.needs()),
             true => Needs::Nothing,
-            false if self.compensates(treatment) || self.refit => Needs::Gram,
+            false if self.compensates(treatment) || self.refit => Needs::Gram.max(self.method.needs()),
             false => self.method.needs(),
         }
     }
@@ -157,7 +157,7 @@ impl PruneOptions {
     /// Whether rounding is compensated.
     fn compensates(&self, treatment: Treatment) -> bool {
         match self.rounding {
-            RoundingKind::Auto => self.method.needs() == Needs::Gram && treatment.values != ValueType::F16,
+            RoundingKind::Auto => self.method.needs() >= Needs::Gram && treatment.values != ValueType::F16,
             RoundingKind::Nearest => false,
             RoundingKind::Compensated => treatment.values != ValueType::F16,
         }
@@ -236,10 +236,10 @@ pub fn prune(
     run.report.judged_by = JudgedBy::of(options.needs(), windows.len());
     run.store_outside_layers()?;
     match observing {
-        true => run.prune_observed(&mut Stream::new(source, windows, options.threads)?)?,
+        true => run.prune_observed(&mut Stream::new(source, windows, options.needs(), options.threads)?)?,
         false => run.prune_unseen(&BTreeMap::new())?,
     }
-    if options.needs() == Needs::Gram {
+    if options.needs() >= Needs::Gram {
         run.report.warnings = Warning::of_few_tokens(config, windows);
     }
     run.report.warn_of_matrices();
@@ -259,7 +259,7 @@ pub fn prune_with_norms(
     config.validate()?;
     options.check(config)?;
     check_tensors(source)?;
-    if options.needs() == Needs::Gram {
+    if options.needs() >= Needs::Gram {
         return Err(Error::NormsAlone { method: options.method.name() });
     }
     for (name, (_, cols)) in options.matrices_with_norms(config) {
@@ -316,10 +316,14 @@ impl<'a> Run<'a> {
             self.meter.layer = index;
             self.store_vectors_of(index)?;
             let mut layer = Layer::load(self.source, stream.engine(), index)?;
+            let dense = match self.options.needs() {
+                Needs::DenseOutputs => Some(self.expanded_layer(index, stream)?),
+                _ => None,
+            };
             for site in Site::ALL {
                 let (meter, cost) = (&mut self.meter, self.work.pass(site));
                 let tick = &mut |tokens| meter.tick(site.name(), cost * tokens as u64);
-                let inputs = stream.observe(&layer, site, self.options.needs(), tick)?;
+                let inputs = stream.observe(&layer, dense.as_ref(), site, self.options.needs(), tick)?;
                 check_norms(index, site, &inputs.norms)?;
                 let pool = stream.pool();
                 for short in site.matrices() {
@@ -332,6 +336,17 @@ impl<'a> Run<'a> {
             stream.leave(&layer, &mut |tokens| meter.tick("leave", cost * tokens as u64))?;
         }
         Ok(())
+    }
+
+    /// The dense layer in f32, for the dense model to be followed with.
+    fn expanded_layer(&self, index: usize, stream: &Stream) -> Result<Layer, Error> {
+        let mut layer = Layer::load(self.source, stream.engine(), index)?;
+        for short in Site::ALL.iter().flat_map(|site| site.matrices()) {
+            let name = format!("blk.{index}.{short}");
+            let (shape, weights) = (expect(self.source, &name)?, read_all(self.source, &name)?);
+            layer.set(short, store(&name, Encoding::F32, shape, &weights, None)?)?;
+        }
+        Ok(layer)
     }
 
     /// Without running the model: with `norms` by the name of the matrix, or none.
@@ -489,7 +504,8 @@ pub(crate) fn outcome(
         fell_back = job.fell_back;
         weights.chunks_exact_mut(shape.1).enumerate().for_each(|(row, weights)| mask.clear(row, weights));
         if let (true, Some(gram)) = (options.refit, inputs.and_then(Inputs::damped)) {
-            refit(&mut weights, dense, &mask, gram, shape.1);
+            let shift = inputs.and_then(|inputs| inputs.shift(dense));
+            refit(&mut weights, dense, shift.as_deref(), &mask, gram);
         }
         let nothing_went = mask.kept() == dense.len() as u64;
         let treatment = if nothing_went { Treatment::dense(treatment.values) } else { treatment };
@@ -514,7 +530,8 @@ fn round(
     let Some((gram, factor)) = compensating.and_then(|inputs| inputs.damped().zip(inputs.factor())) else {
         return store(name, encoding, shape, pruned, Some(mask));
     };
-    let rounding = Rounding { encoding, shape, dense, pruned, mask, gram, factor };
+    let shift = compensating.and_then(|inputs| inputs.shift(dense));
+    let rounding = Rounding { encoding, shape, dense, shift: shift.as_deref(), pruned, mask, gram, factor };
     rounding.round().map_err(|source| Error::Shape { tensor: name.to_owned(), source })
 }
 
@@ -624,7 +641,10 @@ fn compare(name: &str, dense: &[f32], stored: &Matrix, inputs: Option<&Inputs>) 
     if let Some(i) = found.iter().position(|v| !v.is_finite()) {
         return Err(overflow(name, i / cols, i % cols, dense[i], stored.encoding()));
     }
-    if let Some(gram) = inputs.and_then(|i| i.held_out.as_ref().or(i.gram.as_ref())) {
+    if let Some(held_out) = inputs.and_then(|i| i.held_out.as_ref()) {
+        return Ok(held_out.relative_error(dense, &found, 1).sqrt());
+    }
+    if let Some(gram) = inputs.and_then(|i| i.gram.as_ref()) {
         return Ok(gram.relative_error(dense, &found).sqrt());
     }
     let unweighted = vec![1.0; cols];

@@ -47,5 +47,5 @@ pub use plan::{Plan, estimate_time, plan};
 pub use profile::{Budget, Profile};
 pub use report::{JudgedBy, Report, TensorReport, Warning};
 pub use sink::Sink;
-pub use statistics::{ColumnNorms, Gram, Inputs};
+pub use statistics::{Beside, ColumnNorms, Gram, HeldOut, Inputs, Wanted};
 pub use stream::Site;

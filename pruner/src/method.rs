@@ -49,6 +49,8 @@ pub enum Needs {
     ColumnNorms,
     /// The products of all pairs of input features.
     Gram,
+    /// These, and what the dense model makes of the same tokens.
+    DenseOutputs,
 }
 
 /// One matrix to prune.

@@ -109,12 +109,17 @@ impl Pattern {
         (rows, cols): (usize, usize),
     ) -> Result<Mask, Error> {
         assert_eq!(scores.len(), rows * cols, "{rows}x{cols} scores");
-        refuse_nan(tensor, scores, cols)?;
-        let kept = self.keep(group, scores, cols);
+        let kept = self.choose(group, tensor, scores, cols)?;
         Ok(Mask::from_fn(rows, cols, |row, col| kept[row * cols + col]))
     }
 
-    /// The same of scores without NaN, as a list.
+    /// The same as a list.
+    pub(crate) fn choose(self, group: Group, tensor: &str, scores: &[f32], cols: usize) -> Result<Vec<bool>, Error> {
+        refuse_nan(tensor, scores, cols)?;
+        Ok(self.keep(group, scores, cols))
+    }
+
+    /// The same of scores without NaN.
     pub(crate) fn keep(self, group: Group, scores: &[f32], cols: usize) -> Vec<bool> {
         let mut kept = vec![true; scores.len()];
         match (self, group) {
@@ -174,7 +179,7 @@ fn pruned_of_group(n: usize, m: usize, len: usize) -> usize {
 }
 
 fn refuse_nan(tensor: &str, scores: &[f32], cols: usize) -> Result<(), Error> {
-    match scores.iter().position(|s| s.is_nan()) {
+    match scores.par_iter().position_first(|s| s.is_nan()) {
         None => Ok(()),
         Some(i) => Err(Error::NotFinite {
             tensor: tensor.to_owned(),
