@@ -14,6 +14,7 @@ use spm::{Checkpoint, Config, Encoding, Mask, Matrix, row_bytes};
 
 use crate::allocation::{Allocation, Treatment, ValueType};
 use crate::error::Error;
+use crate::importance;
 use crate::method::{Job, Method, Needs, by_name};
 use crate::pattern::{Group, Pattern};
 use crate::plan::{self, Work};
@@ -323,9 +324,12 @@ impl<'a> Run<'a> {
             for site in Site::ALL {
                 let (meter, cost) = (&mut self.meter, self.work.pass(site));
                 let tick = &mut |tokens| meter.tick(site.name(), cost * tokens as u64);
-                let inputs = stream.observe(&layer, dense.as_ref(), site, self.options.needs(), tick)?;
+                let mut inputs = stream.observe(&layer, dense.as_ref(), site, self.options.needs(), tick)?;
                 check_norms(index, site, &inputs.norms)?;
                 let pool = stream.pool();
+                if site == Site::FfnIn && dense.is_some() {
+                    self.weigh_units(index, &mut inputs, &pool)?;
+                }
                 for short in site.matrices() {
                     let pruned = self.prune_matrix(index, site, short, Some(&inputs), Some(&pool))?;
                     // Expanded once: every window multiplies with it, and that is where the time goes.
@@ -335,6 +339,18 @@ impl<'a> Run<'a> {
             let (meter, cost) = (&mut self.meter, self.work.leave());
             stream.leave(&layer, &mut |tokens| meter.tick("leave", cost * tokens as u64))?;
         }
+        Ok(())
+    }
+
+    /// Says how much the rows of gate and up weigh, where there are tokens to see it by.
+    fn weigh_units(&self, index: usize, inputs: &mut Inputs, pool: &ThreadPool) -> Result<(), Error> {
+        let Some(held_out) = &inputs.held_out else { return Ok(()) };
+        let [gate, up, down] = ["gate", "up", "down"].map(|short| format!("blk.{index}.ffn_{short}.weight"));
+        let read = |name: &str| read_all(self.source, name);
+        let weights = (read(&gate)?, read(&up)?, read(&down)?);
+        let (of_gate, of_up) =
+            pool.install(|| importance::of_gate_and_up(held_out, &weights.0, &weights.1, &weights.2));
+        inputs.importance.extend([(gate, of_gate), (up, of_up)]);
         Ok(())
     }
 
@@ -496,6 +512,7 @@ pub(crate) fn outcome(
             shape,
             weights: &mut weights,
             inputs,
+            importance: inputs.and_then(|inputs| inputs.importance.get(name)).map(Vec::as_slice),
             pattern: treatment.pattern,
             group: options.group,
             fell_back: false,

@@ -23,6 +23,7 @@ pub mod calibration;
 mod compensate;
 mod driver;
 mod error;
+mod importance;
 mod linalg;
 pub mod method;
 pub mod pattern;

@@ -4,7 +4,8 @@
 //!
 //! With `n = sqrt(diag G)`, features are scaled to norm one: `A = G / (n n^T) + damp I`, and `rho = 1`. Then for 20
 //! iterations: `X = (A + rho I)^-1 (B + rho (Z - U))`, mask = the largest of `|X + U|` (for the first 15, the sparsity
-//! rising to the wanted one with a cube), `Z = (X + U)` where kept, `U += X - Z`.
+//! rising to the wanted one with a cube), `Z = (X + U)` where kept, `U += X - Z`. Where it is known how much outputs weigh,
+//! their rows are compared by that many times their size.
 //!
 //! As published, `B = A X0` with the dense weights `X0`, so that `Y` is what they make of the inputs. Where the dense model is
 //! followed, `B` moves `Y` towards its outputs; see [`crate::statistics::Wanted`].
@@ -108,7 +109,8 @@ impl<'a> Problem<'a> {
     fn choose(&self, job: &Job<'_>, held_out: &HeldOut) -> Result<Option<f32>, Error> {
         let step = if job.shape.0 >= STEP * ROWS { STEP } else { 1 };
         let mut dense = self.every(step, &self.dense);
-        let wandas = self.pattern(job, &dense, job.pattern, Group::Row)?;
+        let sizes: Vec<f32> = dense.iter().map(|w| w.abs()).collect();
+        let wandas = job.pattern.choose(job.group(&wanda::Wanda), job.tensor, &sizes, self.d)?;
         scale(&mut dense, &self.inverse);
         let mut pruned = dense.clone();
         pruned.iter_mut().zip(wandas).for_each(|(w, kept)| *w = if kept { *w } else { 0.0 });
@@ -135,7 +137,8 @@ impl<'a> Problem<'a> {
         let mut kept = Vec::new();
         for iteration in 0..ITERATIONS {
             if iteration < MASKED {
-                kept = self.pattern(job, &sum, rising(job.pattern, iteration), job.group(&Admm))?;
+                let pattern = rising(job.pattern, iteration);
+                kept = pattern.choose(job.group(&Admm), job.tensor, &self.scores(job, &sum, step), self.d)?;
             }
             if iteration + 1 < ITERATIONS {
                 let of = target.par_iter().zip(&sum).zip(&kept);
@@ -160,10 +163,14 @@ impl<'a> Problem<'a> {
         Cholesky::new(system, self.d)
     }
 
-    /// Which of `weights` `pattern` keeps, by their size.
-    fn pattern(&self, job: &Job<'_>, weights: &[f32], pattern: Pattern, group: Group) -> Result<Vec<bool>, Error> {
-        let sizes: Vec<f32> = weights.par_iter().map(|w| w.abs()).collect();
-        pattern.choose(group, job.tensor, &sizes, self.d)
+    /// How large the weights of every `step`-th row are, times how much their outputs weigh.
+    fn scores(&self, job: &Job<'_>, weights: &[f32], step: usize) -> Vec<f32> {
+        let mut scores: Vec<f32> = weights.par_iter().map(|w| w.abs()).collect();
+        if let Some(importance) = job.importance {
+            let rows = scores.par_chunks_exact_mut(self.d).enumerate();
+            rows.for_each(|(row, scores)| scores.iter_mut().for_each(|s| *s *= importance[row * step]));
+        }
+        scores
     }
 
     /// Every `step`-th row.

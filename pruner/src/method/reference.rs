@@ -31,6 +31,16 @@ fn inputs_of(x: &[f32], wanted: Option<Wanted>) -> Inputs {
 
 /// The weights that a method makes, zeros where it prunes.
 fn pruned(name: &str, pattern: Pattern, group: Option<Group>, inputs: &Inputs) -> Vec<f32> {
+    pruned_weighing(name, pattern, group, inputs, None)
+}
+
+fn pruned_weighing(
+    name: &str,
+    pattern: Pattern,
+    group: Option<Group>,
+    inputs: &Inputs,
+    importance: Option<&[f32]>,
+) -> Vec<f32> {
     let mut weights = noise(ROWS * COLS, 2);
     let method: &dyn Method = METHODS.into_iter().find(|m| m.name() == name).unwrap();
     let mut job = Job {
@@ -38,6 +48,7 @@ fn pruned(name: &str, pattern: Pattern, group: Option<Group>, inputs: &Inputs) -
         shape: (ROWS, COLS),
         weights: &mut weights,
         inputs: Some(inputs),
+        importance,
         pattern,
         group,
         fell_back: false,
@@ -144,11 +155,12 @@ fn sparsegpt(pattern: Pattern) -> Matrix {
 fn admm(sparsity: f64) -> Matrix {
     let g = gram();
     let wanted: Matrix = weights().iter().map(|row| times(&g, row)).collect();
-    admm_towards(&g, &wanted, sparsity)
+    admm_towards(&g, &wanted, &[1.0; ROWS], sparsity)
 }
 
-/// ADMM with a rising mask over the whole matrix, damping 0.1 towards the dense weights; `wanted` is `X^T Y`, a row an output.
-fn admm_towards(g: &Matrix, wanted: &Matrix, sparsity: f64) -> Matrix {
+/// ADMM with a rising mask over the whole matrix, rows weighing what `importance` says, damping 0.1 towards the dense weights;
+/// `wanted` is `X^T Y`, a row an output.
+fn admm_towards(g: &Matrix, wanted: &Matrix, importance: &[f64], sparsity: f64) -> Matrix {
     let n: Vec<f64> = (0..COLS).map(|j| g[j][j].sqrt()).collect();
     let entry = |i: usize, j: usize| g[i][j] / (n[i] * n[j]) + if i == j { 0.1 + 1.0 } else { 0.0 };
     let system: Matrix = (0..COLS).map(|i| (0..COLS).map(|j| entry(i, j)).collect()).collect();
@@ -158,8 +170,9 @@ fn admm_towards(g: &Matrix, wanted: &Matrix, sparsity: f64) -> Matrix {
     let (mut z, mut kept) = (x0.clone(), vec![true; ROWS * COLS]);
     for t in 0..20 {
         if t < 15 {
-            let sizes: Vec<f64> =
-                (0..ROWS * COLS).map(|i| (x[i / COLS][i % COLS] + u[i / COLS][i % COLS]).abs()).collect();
+            let sizes: Vec<f64> = (0..ROWS * COLS)
+                .map(|i| (x[i / COLS][i % COLS] + u[i / COLS][i % COLS]).abs() * importance[i / COLS])
+                .collect();
             let rising = sparsity - sparsity * (1.0 - (t + 1) as f64 / 15.0).powi(3);
             kept = lowest(&sizes, (sizes.len() as f64 * rising) as usize);
         }
@@ -266,7 +279,7 @@ fn admm_moves_towards_the_outputs_of_the_dense_model() {
         let flat: Vec<f32> = aim.iter().flatten().map(|v| *v as f32).collect();
         let transposed = products(&p, &flat);
         let right: Matrix = (0..ROWS).map(|r| (0..COLS).map(|j| transposed[j][r]).collect()).collect();
-        let expected = admm_towards(&products(&p, &p), &right, 0.5);
+        let expected = admm_towards(&products(&p, &p), &right, &[1.0; ROWS], 0.5);
         let pattern = Pattern::Unstructured { sparsity: 0.5 };
         let found = as_matrix(&pruned("admm", pattern, None, &inputs));
         let (ours, theirs) = (loss_of_outputs(&aim, &p, &found), loss_of_outputs(&aim, &p, &expected));
@@ -274,6 +287,23 @@ fn admm_moves_towards_the_outputs_of_the_dense_model() {
         let alone = as_matrix(&pruned("admm", pattern, None, &inputs_of(&p, None)));
         assert!(loss_of_outputs(&y, &p, &found) < loss_of_outputs(&y, &p, &alone), "{beside:?}");
     }
+}
+
+#[test]
+fn admm_prunes_more_of_rows_that_weigh_less() {
+    let (x, inputs) = (tokens(700, 1), inputs());
+    let importance: Vec<f64> = (0..ROWS).map(|r| 0.5 + (r % 5) as f64).collect();
+    let g = products(&x, &x);
+    let wanted: Matrix = weights().iter().map(|row| times(&g, row)).collect();
+    let expected = admm_towards(&g, &wanted, &importance, 0.5);
+    let ours: Vec<f32> = importance.iter().map(|v| *v as f32).collect();
+    let pattern = Pattern::Unstructured { sparsity: 0.5 };
+    let found = as_matrix(&pruned_weighing("admm", pattern, None, &inputs, Some(&ours)));
+    assert!((loss(&found) / loss(&expected) - 1.0).abs() <= 0.01);
+    let kept = |rows: &Matrix, r: usize| rows[r].iter().filter(|w| **w != 0.0).count();
+    let differing: usize = (0..ROWS).map(|r| kept(&found, r).abs_diff(kept(&expected, r))).sum();
+    assert!(differing <= ROWS * COLS / 100, "{differing} of the rows' weights");
+    assert!(kept(&found, 4) > kept(&found, 0) + COLS / 4, "{} and {}", kept(&found, 4), kept(&found, 0));
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod gram;
 mod norms;
 mod wanted;
 
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use crate::linalg;
@@ -27,6 +28,8 @@ pub struct Inputs {
     pub wanted: Option<Wanted>,
     /// The other tokens, to judge what was made with most; `None` where there are too few to spare.
     pub held_out: Option<HeldOut>,
+    /// How much the outputs of a tensor weigh, where that is known.
+    pub importance: BTreeMap<String, Vec<f32>>,
     /// Made when first asked for, once for all matrices of the site.
     damped: OnceLock<Option<Vec<f32>>>,
     factor: OnceLock<Option<Vec<f32>>>,
@@ -35,7 +38,15 @@ pub struct Inputs {
 impl Inputs {
     /// Norms, and products over most tokens and the tokens held out.
     pub fn new(norms: ColumnNorms, gram: Option<Gram>, wanted: Option<Wanted>, held_out: Option<HeldOut>) -> Self {
-        Inputs { norms, gram, wanted, held_out, damped: OnceLock::new(), factor: OnceLock::new() }
+        Inputs {
+            norms,
+            gram,
+            wanted,
+            held_out,
+            importance: BTreeMap::new(),
+            damped: OnceLock::new(),
+            factor: OnceLock::new(),
+        }
     }
 
     /// What is to be added to `X^T X W` of the dense weights, `o x d`, so that it leads to the outputs that are wanted; see

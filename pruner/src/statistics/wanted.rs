@@ -92,6 +92,21 @@ impl HeldOut {
         HeldOut { d, inputs: Vec::new(), beside: beside.map(|(beside, width)| (beside, width, Vec::new())) }
     }
 
+    /// Input features.
+    pub fn cols(&self) -> usize {
+        self.d
+    }
+
+    /// `P w^T` of the first `most` tokens, for the rows `w`: `n x o`.
+    pub(crate) fn outputs(&self, w: &[f32], most: usize) -> Vec<f32> {
+        let n = self.tokens().min(most);
+        let o = w.len() / self.d;
+        let mut y = vec![0.0; n * o];
+        let shares = y.par_chunks_mut(TOKENS * o).zip(self.inputs.par_chunks(TOKENS * self.d));
+        shares.for_each(|(y, p)| add_outputs(y, &p[..y.len() / o * self.d], w, self.d, 1.0));
+        y
+    }
+
     /// Tokens kept.
     pub fn tokens(&self) -> usize {
         self.inputs.len() / self.d.max(1)
