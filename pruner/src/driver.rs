@@ -317,7 +317,7 @@ impl<'a> Run<'a> {
             self.meter.layer = index;
             self.store_vectors_of(index)?;
             let mut layer = Layer::load(self.source, stream.engine(), index)?;
-            let dense = match self.options.needs() {
+            let mut dense = match self.options.needs() {
                 Needs::DenseOutputs => Some(self.expanded_layer(index, stream)?),
                 _ => None,
             };
@@ -327,6 +327,10 @@ impl<'a> Run<'a> {
                 let mut inputs = stream.observe(&layer, dense.as_ref(), site, self.options.needs(), tick)?;
                 check_norms(index, site, &inputs.norms)?;
                 let pool = stream.pool();
+                if site == Site::FfnHidden {
+                    // It has left the layer, and the widest matrix needs the room.
+                    dense = None;
+                }
                 if site == Site::FfnIn && dense.is_some() {
                     self.weigh_units(index, &mut inputs, &pool)?;
                 }

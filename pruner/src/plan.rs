@@ -211,21 +211,20 @@ fn peak_bytes(c: &Config, options: &PruneOptions, sizes: &[Size], (nsamples, seq
     let matrix = inside().map(|s| weights(s) * (4 + 4 + 4 + 4 + 1) + 2 * s.bytes).max().unwrap_or(0);
     let threads = options.threads.clamp(1, nsamples.max(1));
     let observing = stream::byte_len(c, options.needs(), nsamples, seqlen, threads);
-    let layers = if options.needs() == Needs::DenseOutputs { 2 } else { 1 };
-    let running = if nsamples > 0 { observing + layers * layer } else { 0 };
+    let running = if nsamples > 0 { observing + layer } else { 0 };
     let table = sizes.iter().filter(|s| !s.in_layer).map(|s| 3 * s.bytes).max().unwrap_or(0);
     let seen = stream::seen_bytes(c, options.needs(), nsamples, seqlen, threads);
     let solving = if options.needs() >= Needs::Gram { seen + solving_bytes(c, options.needs(), inside()) } else { 0 };
     (running + matrix + solving).max(table)
 }
 
-/// What methods with products of inputs need besides: a Gram matrix, a damped one and its factor, one more while that is
-/// made, the products with the dense model, and eight copies of the weights, all f32.
+/// What methods with products of inputs need besides: a Gram matrix, a damped one and its factor, the products with the dense
+/// model, and six copies of the weights, all f32. (The dense model's layer is gone when the widest matrix is pruned.)
 fn solving_bytes<'a>(c: &Config, needs: Needs, sizes: impl Iterator<Item = &'a Size>) -> u64 {
     let widest = c.hidden_dim.max(c.dim).max(c.q_dim()) as u64;
     let weights = sizes.map(|s| s.shape.0 as u64 * s.shape.1 as u64).max().unwrap_or(0);
     let beside = if needs == Needs::DenseOutputs { c.dim as u64 } else { 0 };
-    4 * ((4 * widest + beside) * widest + 8 * weights)
+    4 * ((3 * widest + beside) * widest + 6 * weights)
 }
 
 /// The sections one after another, as the file's specification lays them out.

@@ -24,11 +24,11 @@ const SHARE: usize = 2;
 /// One window of so many is held out,
 pub(crate) const HELD_OUT: usize = 10;
 /// as long as there are fewer tokens than so many of them.
-const MOST_HELD_OUT: usize = 4096;
+const MOST_HELD_OUT: usize = 3072;
 
 /// Most bytes of down-projection inputs that are kept from the pass that observes them to the pass that uses
 /// them. They are the widest of all; those of further windows are computed again.
-const KEPT_WIDE: usize = 384 << 20;
+const KEPT_WIDE: usize = 192 << 20;
 
 /// The distinct inputs of a layer's matrices, in the order they are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
