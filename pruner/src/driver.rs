@@ -663,7 +663,7 @@ fn compare(name: &str, dense: &[f32], stored: &Matrix, inputs: Option<&Inputs>) 
         return Err(overflow(name, i / cols, i % cols, dense[i], stored.encoding()));
     }
     if let Some(held_out) = inputs.and_then(|i| i.held_out.as_ref()) {
-        return Ok(held_out.relative_error(dense, &found, 1).sqrt());
+        return Ok(held_out.relative_error(dense, &found).sqrt());
     }
     if let Some(gram) = inputs.and_then(|i| i.gram.as_ref()) {
         return Ok(gram.relative_error(dense, &found).sqrt());

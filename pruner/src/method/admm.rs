@@ -114,11 +114,11 @@ impl<'a> Problem<'a> {
         scale(&mut dense, &self.inverse);
         let mut pruned = dense.clone();
         pruned.iter_mut().zip(wandas).for_each(|(w, kept)| *w = if kept { *w } else { 0.0 });
-        let mut least = held_out.relative_error(&dense, &pruned, step);
+        let mut least = held_out.relative_loss(&dense, &pruned, step);
         let mut best = None;
         for damp in DAMPS {
             let (found, _) = self.solve(job, damp, step)?;
-            let error = held_out.relative_error(&dense, &found, step);
+            let error = held_out.relative_loss(&dense, &found, step);
             if error < least {
                 (best, least) = (Some(damp), error);
             }

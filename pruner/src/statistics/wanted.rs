@@ -83,8 +83,11 @@ pub struct HeldOut {
     /// `n x d`.
     inputs: Vec<f32>,
     /// `n x width`; nothing if the dense model is not followed.
-    beside: Option<(Beside, usize, Vec<f32>)>,
+    beside: Option<Kept>,
 }
+
+/// What is kept beside the inputs, how many numbers a token, `n x width`.
+type Kept = (Beside, usize, Vec<f32>);
 
 impl HeldOut {
     /// No tokens yet, of `d` inputs and as many numbers beside as said, if any.
@@ -128,20 +131,29 @@ impl HeldOut {
 
     /// `||Y - P Z||^2 / ||Y||^2` of every `step`-th output, for the dense and the pruned weights of those; 0 where nothing is
     /// wanted.
-    pub fn relative_error(&self, dense: &[f32], pruned: &[f32], step: usize) -> f64 {
+    pub(crate) fn relative_loss(&self, dense: &[f32], pruned: &[f32], step: usize) -> f64 {
+        self.relative(dense, pruned, self.beside.as_ref(), step)
+    }
+
+    /// `||P (W - Z)||^2 / ||P W||^2`: the same as if those of the dense weights were wanted, for any rows.
+    pub fn relative_error(&self, dense: &[f32], pruned: &[f32]) -> f64 {
+        self.relative(dense, pruned, None, 1)
+    }
+
+    fn relative(&self, dense: &[f32], pruned: &[f32], beside: Option<&Kept>, step: usize) -> f64 {
         let shares = (0..self.tokens()).into_par_iter().step_by(TOKENS);
-        let parts: Vec<(f64, f64)> = shares.map(|first| self.losses(first, dense, pruned, step)).collect();
+        let parts: Vec<(f64, f64)> = shares.map(|first| self.losses(first, dense, pruned, beside, step)).collect();
         let (lost, all) = parts.into_iter().fold((0.0, 0.0), |(a, b), (lost, all)| (a + lost, b + all));
         if all > 0.0 { lost / all } else { 0.0 }
     }
 
     /// `||Y - P Z||^2` and `||Y||^2` of some tokens from `first` on.
-    fn losses(&self, first: usize, dense: &[f32], pruned: &[f32], step: usize) -> (f64, f64) {
+    fn losses(&self, first: usize, dense: &[f32], pruned: &[f32], beside: Option<&Kept>, step: usize) -> (f64, f64) {
         let tokens = first..(first + TOKENS).min(self.tokens());
         let o = dense.len() / self.d;
         let p = &self.inputs[tokens.start * self.d..tokens.end * self.d];
         let mut y = vec![0.0; tokens.len() * o];
-        match &self.beside {
+        match beside {
             Some((Beside::Outputs, width, wanted)) => {
                 let wanted = wanted[tokens.start * width..].chunks_exact(*width);
                 let rows = y.chunks_exact_mut(o).zip(wanted);
