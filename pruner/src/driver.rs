@@ -14,6 +14,7 @@ use spm::{Checkpoint, Config, Encoding, Mask, Matrix, Shortlist, row_bytes};
 
 use crate::allocation::{Allocation, Treatment, ValueType};
 use crate::error::Error;
+use crate::importance;
 use crate::journal::{Fingerprint, Journal};
 use crate::method::{Job, Method, Needs, by_name};
 use crate::pattern::{Group, Pattern};
@@ -155,9 +156,9 @@ impl PruneOptions {
     /// Statistics that a matrix needs.
     fn needs_of(&self, treatment: Treatment) -> Needs {
         match treatment.pattern.is_dense() {
-            true if self.compensates(treatment) => Needs::Gram,
+            true if self.compensates(treatment) => Needs::Gram.max(self.method.needs()),
             true => Needs::Nothing,
-            false if self.compensates(treatment) || self.refit => Needs::Gram,
+            false if self.compensates(treatment) || self.refit => Needs::Gram.max(self.method.needs()),
             false => self.method.needs(),
         }
     }
@@ -165,7 +166,7 @@ impl PruneOptions {
     /// Whether rounding is compensated.
     fn compensates(&self, treatment: Treatment) -> bool {
         match self.rounding {
-            RoundingKind::Auto => self.method.needs() == Needs::Gram && treatment.values != ValueType::F16,
+            RoundingKind::Auto => self.method.needs() >= Needs::Gram && treatment.values != ValueType::F16,
             RoundingKind::Nearest => false,
             RoundingKind::Compensated => treatment.values != ValueType::F16,
         }
@@ -325,12 +326,12 @@ fn prune_noting(
     run.store_outside_layers()?;
     match known {
         Known::Windows(_) if options.needs_calibration() => {
-            run.prune_observed(&mut Stream::new(source, windows, options.threads)?)?;
+            run.prune_observed(&mut Stream::new(source, windows, options.needs(), options.threads)?)?;
         }
         Known::Windows(_) => run.prune_unseen(&BTreeMap::new())?,
         Known::Norms(norms) => run.prune_unseen(norms)?,
     }
-    if options.needs() == Needs::Gram {
+    if options.needs() >= Needs::Gram {
         run.report.warnings = Warning::of_few_tokens(config, windows);
     }
     run.report.warn_of_matrices();
@@ -399,9 +400,20 @@ impl<'a> Run<'a> {
             self.meter.layer = index;
             self.store_vectors_of(index)?;
             let mut layer = Layer::load(self.source, stream.engine(), index)?;
+            let mut dense = match self.options.needs() {
+                Needs::DenseOutputs => Some(self.expanded_layer(index, stream)?),
+                _ => None,
+            };
             for site in Site::ALL {
-                let inputs = self.look(stream, &layer, index, site)?;
+                let mut inputs = self.look(stream, &layer, dense.as_ref(), index, site)?;
                 let pool = stream.pool();
+                if site == Site::FfnHidden {
+                    // It has left the layer, and the widest matrix needs the room.
+                    dense = None;
+                }
+                if let (Site::FfnIn, true, Some(inputs)) = (site, dense.is_some(), &mut inputs) {
+                    self.weigh_units(index, inputs, &pool)?;
+                }
                 for short in site.matrices() {
                     let pruned = self.matrix(index, site, short, inputs.as_ref(), Some(&pool))?;
                     // Expanded once: every window multiplies with it, and that is where the time goes.
@@ -418,16 +430,46 @@ impl<'a> Run<'a> {
     }
 
     /// Moves the stream to a site; its inputs unless nothing is left to prune with them.
-    fn look(&mut self, stream: &mut Stream, layer: &Layer, index: usize, site: Site) -> Result<Option<Inputs>, Error> {
+    fn look(
+        &mut self,
+        stream: &mut Stream,
+        layer: &Layer,
+        dense: Option<&Layer>,
+        index: usize,
+        site: Site,
+    ) -> Result<Option<Inputs>, Error> {
         let (meter, cost) = (&mut self.meter, self.work.pass(site));
         let tick = &mut |tokens| meter.tick(site.name(), cost * tokens as u64);
         if self.journal.as_ref().is_some_and(|j| j.has_next(site.matrices().len())) {
-            stream.pass(layer, site, tick)?;
+            stream.pass(layer, dense, site, tick)?;
             return Ok(None);
         }
-        let inputs = stream.observe(layer, site, self.options.needs(), tick)?;
+        let inputs = stream.observe(layer, dense, site, self.options.needs(), tick)?;
         check_norms(index, site, &inputs.norms)?;
         Ok(Some(inputs))
+    }
+
+    /// Says how much the rows of gate and up weigh, where there are tokens to see it by.
+    fn weigh_units(&self, index: usize, inputs: &mut Inputs, pool: &ThreadPool) -> Result<(), Error> {
+        let Some(held_out) = &inputs.held_out else { return Ok(()) };
+        let [gate, up, down] = ["gate", "up", "down"].map(|short| format!("blk.{index}.ffn_{short}.weight"));
+        let read = |name: &str| read_all(self.source, name);
+        let weights = (read(&gate)?, read(&up)?, read(&down)?);
+        let (of_gate, of_up) =
+            pool.install(|| importance::of_gate_and_up(held_out, &weights.0, &weights.1, &weights.2));
+        inputs.importance.extend([(gate, of_gate), (up, of_up)]);
+        Ok(())
+    }
+
+    /// The dense layer in f32, for the dense model to be followed with.
+    fn expanded_layer(&self, index: usize, stream: &Stream) -> Result<Layer, Error> {
+        let mut layer = Layer::load(self.source, stream.engine(), index)?;
+        for short in Site::ALL.iter().flat_map(|site| site.matrices()) {
+            let name = format!("blk.{index}.{short}");
+            let (shape, weights) = (expect(self.source, &name)?, read_all(self.source, &name)?);
+            layer.set(short, store(&name, Encoding::F32, shape, &weights, None)?)?;
+        }
+        Ok(layer)
     }
 
     /// Without running the model: with `norms` by the name of the matrix, or none.
@@ -459,7 +501,7 @@ impl<'a> Run<'a> {
         let is_known = |layer: &usize| *layer < n_layers && journal.has_next(layer * Site::matrices_of_layer());
         let Some(layer) = journal.saved_layer().filter(is_known) else { return Ok(0) };
         let mut states = journal.saved_states()?;
-        stream.hidden_mut().try_for_each(|hidden| states.read(hidden))?;
+        stream.states_mut().try_for_each(|hidden| states.read(hidden))?;
         Ok(layer)
     }
 
@@ -467,7 +509,7 @@ impl<'a> Run<'a> {
     fn save(&mut self, layer: usize, stream: &Stream) -> Result<(), Error> {
         let Some(journal) = self.journal.as_mut().filter(|j| j.wants_states()) else { return Ok(()) };
         let mut states = journal.save_states(layer)?;
-        stream.hidden().try_for_each(|hidden| states.push(hidden))?;
+        stream.states().try_for_each(|states_of_window| states.push(states_of_window))?;
         states.finish()?;
         journal.keep_states(layer)
     }
@@ -630,6 +672,7 @@ pub(crate) fn outcome(
             shape,
             weights: &mut weights,
             inputs,
+            importance: inputs.and_then(|inputs| inputs.importance.get(name)).map(Vec::as_slice),
             pattern: treatment.pattern,
             group: options.group,
             fell_back: false,
@@ -638,7 +681,8 @@ pub(crate) fn outcome(
         fell_back = job.fell_back;
         weights.chunks_exact_mut(shape.1).enumerate().for_each(|(row, weights)| mask.clear(row, weights));
         if let (true, Some(gram)) = (options.refit, inputs.and_then(Inputs::damped)) {
-            refit(&mut weights, dense, &mask, gram, shape.1);
+            let shift = inputs.and_then(|inputs| inputs.shift(dense));
+            refit(&mut weights, dense, shift.as_deref(), &mask, gram);
         }
         let nothing_went = mask.kept() == dense.len() as u64;
         let treatment = if nothing_went { Treatment::dense(treatment.values) } else { treatment };
@@ -663,7 +707,8 @@ fn round(
     let Some((gram, factor)) = compensating.and_then(|inputs| inputs.damped().zip(inputs.factor())) else {
         return store(name, encoding, shape, pruned, Some(mask));
     };
-    let rounding = Rounding { encoding, shape, dense, pruned, mask, gram, factor };
+    let shift = compensating.and_then(|inputs| inputs.shift(dense));
+    let rounding = Rounding { encoding, shape, dense, shift: shift.as_deref(), pruned, mask, gram, factor };
     rounding.round().map_err(|source| Error::Shape { tensor: name.to_owned(), source })
 }
 
@@ -742,7 +787,7 @@ fn check_known_norms(
     options: &PruneOptions,
     config: &Config,
 ) -> Result<(), Error> {
-    if options.needs() == Needs::Gram {
+    if options.needs() >= Needs::Gram {
         return Err(Error::NormsAlone { method: options.method.name() });
     }
     for (name, (_, cols)) in options.matrices_with_norms(config) {
@@ -803,7 +848,10 @@ fn compare(name: &str, dense: &[f32], stored: &Matrix, inputs: Option<&Inputs>) 
     if let Some(i) = found.iter().position(|v| !v.is_finite()) {
         return Err(overflow(name, i / cols, i % cols, dense[i], stored.encoding()));
     }
-    if let Some(gram) = inputs.and_then(|i| i.held_out.as_ref().or(i.gram.as_ref())) {
+    if let Some(held_out) = inputs.and_then(|i| i.held_out.as_ref()) {
+        return Ok(held_out.relative_error(dense, &found).sqrt());
+    }
+    if let Some(gram) = inputs.and_then(|i| i.gram.as_ref()) {
         return Ok(gram.relative_error(dense, &found).sqrt());
     }
     let unweighted = vec![1.0; cols];

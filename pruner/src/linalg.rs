@@ -5,6 +5,7 @@
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt::factor::{cholesky_in_place, cholesky_in_place_scratch};
 use faer::linalg::matmul::matmul;
+use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::linalg::triangular_inverse::invert_upper_triangular;
 use faer::linalg::triangular_solve::{solve_lower_triangular_in_place, solve_upper_triangular_in_place};
 use faer::{Accum, MatMut, MatRef, Par};
@@ -52,7 +53,8 @@ pub(crate) fn multiply_sub(out: MatMut<f32>, a: MatRef<f32>, b: MatRef<f32>, tra
     add_scaled_product(out, a, b, transpose, -1.0);
 }
 
-fn add_scaled_product(out: MatMut<f32>, a: MatRef<f32>, b: MatRef<f32>, transpose: Transpose, factor: f32) {
+/// `out += factor a b` on this thread.
+pub(crate) fn add_scaled_product(out: MatMut<f32>, a: MatRef<f32>, b: MatRef<f32>, transpose: Transpose, factor: f32) {
     match transpose {
         Transpose::Neither => matmul(out, Accum::Add, a, b, factor, Par::Seq),
         Transpose::Left => matmul(out, Accum::Add, a.transpose(), b, factor, Par::Seq),
@@ -91,9 +93,21 @@ pub(crate) struct Cholesky {
 impl Cholesky {
     /// Factors `a`, symmetric, of which the part below the diagonal is read; `None` if it is not positive definite.
     pub(crate) fn new(mut a: Vec<f32>, d: usize) -> Option<Self> {
-        let mut memory = MemBuffer::new(cholesky_in_place_scratch::<f32>(d, Par::Seq, Default::default()));
-        let stack = MemStack::new(&mut memory);
-        cholesky_in_place(columns_mut(&mut a, d), Default::default(), Par::Seq, stack, Default::default()).ok()?;
+        for first in (0..d).step_by(SHARE) {
+            let width = SHARE.min(d - first);
+            let (done, rest) = a.split_at_mut((first + width) * d);
+            let mut panel = columns_mut(&mut done[first * d..], d).subrows_mut(first, d - first);
+            let (mut corner, mut below) = panel.as_mut().split_at_row_mut(width);
+            factor_corner(corner.as_mut())?;
+            // Rows below it, as columns: solved by the corner that was just made.
+            solve_lower_triangular_in_place(corner.as_ref(), below.as_mut().transpose_mut(), Par::Seq);
+            let below = below.as_ref();
+            rest.par_chunks_mut(SHARE * d).enumerate().for_each(|(i, columns)| {
+                let (top, cols) = (i * SHARE, columns.len() / d);
+                let out = columns_mut(columns, d).submatrix_mut(first + width + top, 0, d - first - width - top, cols);
+                multiply_sub(out, below.subrows(top, below.nrows() - top), below.subrows(top, cols), Transpose::Right);
+            });
+        }
         Some(Cholesky { d, lower: a })
     }
 
@@ -108,28 +122,57 @@ impl Cholesky {
     }
 }
 
+/// Factors a small matrix on this thread; `None` if it is not positive definite.
+fn factor_corner(corner: MatMut<f32>) -> Option<()> {
+    let mut memory = MemBuffer::new(cholesky_in_place_scratch::<f32>(corner.nrows(), Par::Seq, Default::default()));
+    let stack = MemStack::new(&mut memory);
+    cholesky_in_place(corner, Default::default(), Par::Seq, stack, Default::default()).ok().map(|_| ())
+}
+
 /// `U`, upper triangular, of `A^-1 = U^T U`: row `i` of it is how an error in feature `i` is best made up for by the
 /// features after it, all before being fixed. Column after column.
 ///
 /// From the factor of `A` with its features in reverse order: `A = M M^T` with `M` upper triangular, and `U = M^-1`. So
 /// the inverse itself is never formed.
 pub(crate) fn inverse_factor(a: &[f32], d: usize) -> Option<Vec<f32>> {
-    let reversed = |i: usize| d - 1 - i;
-    let mut from = vec![0.0; d * d];
-    from.par_chunks_mut(d).enumerate().for_each(|(j, to)| {
-        let column = &a[reversed(j) * d..][..d];
-        to.iter_mut().enumerate().for_each(|(i, to)| *to = column[reversed(i)]);
-    });
-    let factor = Cholesky::new(from, d)?;
-    let mut upper = vec![0.0; d * d];
-    upper.par_chunks_mut(d).enumerate().for_each(|(j, to)| {
-        let column = &factor.lower[reversed(j) * d..][..d];
-        to[..=j].iter_mut().enumerate().for_each(|(i, to)| *to = column[reversed(i)]);
-    });
-    drop(factor);
-    let mut inverse = vec![0.0; d * d];
-    invert_upper_triangular(columns_mut(&mut inverse, d), columns(&upper, d), Par::Seq);
-    Some(inverse)
+    // All of a square in reverse is its rows and its columns in reverse.
+    let mut reversed = a.to_vec();
+    reversed.reverse();
+    let mut upper = Cholesky::new(reversed, d)?.lower;
+    upper.reverse();
+    upper.par_chunks_exact_mut(d).enumerate().for_each(|(j, column)| column[j + 1..].fill(0.0));
+    invert_upper(&mut upper, d);
+    Some(upper)
+}
+
+/// Inverts an upper triangular matrix where it is, a panel of columns after the other: `-V u V'` above its corner, with `V`
+/// the inverse so far and `V'` the corner's.
+fn invert_upper(u: &mut [f32], d: usize) {
+    const PART: usize = 32;
+    for first in (0..d).step_by(SHARE) {
+        let width = SHARE.min(d - first);
+        let (done, rest) = u.split_at_mut(first * d);
+        let mut panel = columns_mut(&mut rest[..width * d], d);
+        let (above, below) = panel.as_mut().split_at_row_mut(first);
+        let mut corner = below.subrows_mut(0, width);
+        let mut inverse = vec![0.0; width * width];
+        let mut inverse = columns_mut(&mut inverse, width);
+        invert_upper_triangular(inverse.as_mut(), corner.as_ref(), Par::Seq);
+        corner.copy_from(inverse.as_ref());
+        if first == 0 {
+            continue;
+        }
+        let mut product = vec![0.0; first * width];
+        let done = columns(done, d).subrows(0, first);
+        let above_now = above.as_ref();
+        product.par_chunks_mut(PART * first).enumerate().for_each(|(i, out)| {
+            let cols = out.len() / first;
+            let (out, from) = (columns_mut(out, first), above_now.subcols(i * PART, cols));
+            let (upper, all) = (BlockStructure::TriangularUpper, BlockStructure::Rectangular);
+            triangular::matmul(out, all, Accum::Replace, done, upper, from, all, -1.0, Par::Seq);
+        });
+        matmul(above, Accum::Replace, columns(&product, first), inverse.as_ref(), 1.0, Par::Seq);
+    }
 }
 
 /// Numbers of a normal distribution, the same for the same seed.
@@ -152,26 +195,31 @@ mod tests {
     }
 
     #[test]
-    fn solves_and_inverts() {
-        let d = 70;
-        let a = positive_definite(d);
-        let x = noise(200 * d, 2);
-        let mut product = vec![0.0; x.len()];
-        times(&a, d, &x, &mut product);
-        Cholesky::new(a.clone(), d).unwrap().solve(&mut product);
-        assert!(product.iter().zip(&x).all(|(p, x)| (p - x).abs() < 1e-3));
+    fn solves() {
+        for d in [70, 3 * SHARE + 5] {
+            let a = positive_definite(d);
+            let x = noise(200 * d, 2);
+            let mut product = vec![0.0; x.len()];
+            times(&a, d, &x, &mut product);
+            Cholesky::new(a, d).unwrap().solve(&mut product);
+            assert!(product.iter().zip(&x).all(|(p, x)| (p - x).abs() < 1e-3));
+        }
+    }
 
-        let u = inverse_factor(&a, d).unwrap();
-        for i in 0..d {
-            for j in 0..d {
-                // (U A U^T)_ij of the identity, as A = U^-1 U^-T.
-                let entry = |r: usize, c: usize| f64::from(u[c * d + r]);
-                let sum: f64 = (0..d)
-                    .flat_map(|k| (0..d).map(move |l| (k, l)))
-                    .map(|(k, l)| entry(i, k) * f64::from(a[l * d + k]) * entry(j, l))
-                    .sum();
-                assert!((sum - f64::from(u8::from(i == j))).abs() < 1e-3, "{i} {j}: {sum}");
-                assert!(i <= j || entry(i, j) == 0.0);
+    /// `U A U^T` is the identity, as `A = U^-1 U^-T`.
+    #[test]
+    fn factors_the_inverse() {
+        for d in [70, 2 * SHARE + 5] {
+            let a = positive_definite(d);
+            let u = inverse_factor(&a, d).unwrap();
+            let entry = |row: usize, col: usize| f64::from(u[col * d + row]);
+            for i in 0..d {
+                let row: Vec<f64> = a.chunks(d).map(|a| (i..d).map(|k| entry(i, k) * f64::from(a[k])).sum()).collect();
+                for j in 0..d {
+                    let sum: f64 = (j..d).map(|l| row[l] * entry(j, l)).sum();
+                    assert!((sum - f64::from(u8::from(i == j))).abs() < 1e-3, "{i} {j}: {sum}");
+                    assert!(i <= j || entry(i, j) == 0.0);
+                }
             }
         }
     }

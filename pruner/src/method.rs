@@ -49,6 +49,8 @@ pub enum Needs {
     ColumnNorms,
     /// The products of all pairs of input features.
     Gram,
+    /// These, and what the dense model makes of the same tokens.
+    DenseOutputs,
 }
 
 /// One matrix to prune.
@@ -61,6 +63,8 @@ pub struct Job<'a> {
     pub weights: &'a mut [f32],
     /// What is known of its inputs; present if the method needs it.
     pub inputs: Option<&'a Inputs>,
+    /// How much each output weighs when rows are compared; `None` if all weigh the same.
+    pub importance: Option<&'a [f32]>,
     /// How much is to go, and in which shape.
     pub pattern: Pattern,
     /// Among which weights scores are compared; `None` for the method's own choice.

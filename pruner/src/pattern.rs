@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use rayon::prelude::*;
 use spm::Mask;
 
 use crate::error::Error;
@@ -32,6 +33,9 @@ pub enum Group {
     /// Rows may lose different numbers.
     Matrix,
 }
+
+/// Scores that a thread takes at a time; fewer are sorted out on one.
+const SHARE: usize = 1 << 18;
 
 /// Widest group of an N:M pattern.
 const MAX_M: usize = 32;
@@ -105,12 +109,17 @@ impl Pattern {
         (rows, cols): (usize, usize),
     ) -> Result<Mask, Error> {
         assert_eq!(scores.len(), rows * cols, "{rows}x{cols} scores");
-        refuse_nan(tensor, scores, cols)?;
-        let kept = self.keep(group, scores, cols);
+        let kept = self.choose(group, tensor, scores, cols)?;
         Ok(Mask::from_fn(rows, cols, |row, col| kept[row * cols + col]))
     }
 
-    /// The same of scores without NaN, as a list.
+    /// The same as a list.
+    pub(crate) fn choose(self, group: Group, tensor: &str, scores: &[f32], cols: usize) -> Result<Vec<bool>, Error> {
+        refuse_nan(tensor, scores, cols)?;
+        Ok(self.keep(group, scores, cols))
+    }
+
+    /// The same of scores without NaN.
     pub(crate) fn keep(self, group: Group, scores: &[f32], cols: usize) -> Vec<bool> {
         let mut kept = vec![true; scores.len()];
         match (self, group) {
@@ -119,16 +128,16 @@ impl Pattern {
             }
             (Pattern::Unstructured { .. }, Group::Row) => {
                 let k = self.pruned_of_row(cols);
-                for (scores, kept) in scores.chunks_exact(cols).zip(kept.chunks_exact_mut(cols)) {
-                    prune_lowest(scores, kept, k);
-                }
+                let rows = scores.par_chunks_exact(cols).zip(kept.par_chunks_exact_mut(cols));
+                rows.for_each(|(scores, kept)| prune_lowest(scores, kept, k));
             }
             (Pattern::KeepNofM { n, m }, _) => {
-                for (scores, kept) in scores.chunks_exact(cols).zip(kept.chunks_exact_mut(cols)) {
+                let rows = scores.par_chunks_exact(cols).zip(kept.par_chunks_exact_mut(cols));
+                rows.for_each(|(scores, kept)| {
                     for (scores, kept) in scores.chunks(m).zip(kept.chunks_mut(m)) {
                         prune_lowest(scores, kept, pruned_of_group(n, m, scores.len()));
                     }
-                }
+                });
             }
         }
         kept
@@ -170,7 +179,7 @@ fn pruned_of_group(n: usize, m: usize, len: usize) -> usize {
 }
 
 fn refuse_nan(tensor: &str, scores: &[f32], cols: usize) -> Result<(), Error> {
-    match scores.iter().position(|s| s.is_nan()) {
+    match scores.par_iter().position_first(|s| s.is_nan()) {
         None => Ok(()),
         Some(i) => Err(Error::NotFinite {
             tensor: tensor.to_owned(),
@@ -187,19 +196,57 @@ fn prune_lowest(scores: &[f32], kept: &mut [bool], count: usize) {
     if count == 0 {
         return;
     }
-    let mut keys: Vec<u32> = scores.iter().map(|&s| ordered(s)).collect();
-    let (_, &mut last, _) = keys.select_nth_unstable(count - 1);
+    let last = nth_lowest(scores, count - 1);
     // All below the last that goes, and as many of its equals as are wanted, from the left.
-    let below = scores.iter().filter(|&&s| ordered(s) < last).count();
-    let mut equals = count - below;
-    for (&score, kept) in scores.iter().zip(kept) {
-        let key = ordered(score);
-        if key < last {
-            *kept = false;
-        } else if key == last && equals > 0 {
-            (*kept, equals) = (false, equals - 1);
-        }
+    let shares = scores.par_chunks(SHARE).zip(kept.par_chunks_mut(SHARE));
+    let prune = |(&score, kept): (&f32, &mut bool)| *kept &= ordered(score) >= last;
+    let below = |scores: &[f32]| scores.iter().filter(|&&s| ordered(s) < last).count();
+    let below: usize = shares
+        .map(|(scores, kept)| {
+            scores.iter().zip(kept).for_each(prune);
+            below(scores)
+        })
+        .sum();
+    let equals = scores.iter().zip(kept).filter(|(score, _)| ordered(**score) == last);
+    equals.take(count - below).for_each(|(_, kept)| *kept = false);
+}
+
+/// The key that `n` others come before.
+fn nth_lowest(scores: &[f32], n: usize) -> u32 {
+    if scores.len() <= SHARE {
+        let mut keys: Vec<u32> = scores.iter().map(|&s| ordered(s)).collect();
+        return *keys.select_nth_unstable(n).1;
     }
+    // Its higher half by counting those of all scores, then its lower half among those that share it.
+    let (high, before) = bin_of(n, &histogram(scores, |key| Some(key >> 16)));
+    let (low, _) = bin_of(n - before, &histogram(scores, |key| (key >> 16 == high).then_some(key & 0xFFFF)));
+    high << 16 | low
+}
+
+/// How often each half key comes.
+fn histogram(scores: &[f32], half: impl Fn(u32) -> Option<u32> + Sync) -> Vec<u32> {
+    let of_share = |scores: &[f32]| {
+        let mut counts = vec![0u32; 1 << 16];
+        scores.iter().filter_map(|&s| half(ordered(s))).for_each(|half| counts[half as usize] += 1);
+        counts
+    };
+    let add = |mut a: Vec<u32>, b: Vec<u32>| {
+        a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+        a
+    };
+    scores.par_chunks(SHARE).map(of_share).reduce(|| vec![0; 1 << 16], add)
+}
+
+/// The bin of the `n`-th, and how many are in those before it.
+fn bin_of(n: usize, counts: &[u32]) -> (u32, usize) {
+    let mut before = 0;
+    for (bin, &count) in counts.iter().enumerate() {
+        if n < before + count as usize {
+            return (bin as u32, before);
+        }
+        before += count as usize;
+    }
+    unreachable!("{n} of {before} scores")
 }
 
 /// Unsigned numbers in the order of the floats; both zeros are one.
@@ -281,6 +328,14 @@ mod tests {
             let found: Vec<bool> = (0..scores.len()).map(|i| mask.is_kept(i / cols, i % cols)).collect();
             prop_assert_eq!(found, expected);
         }
+    }
+
+    #[test]
+    fn many_scores_are_as_few() {
+        let value = |i: usize| ((i * 2_654_435_761) % 100_003) as f32 / 7.0 - 5000.0;
+        let scores: Vec<f32> = (0..3 * SHARE + 5).map(value).collect();
+        let pattern = Pattern::Unstructured { sparsity: 0.37 };
+        assert_eq!(pattern.keep(Group::Matrix, &scores, scores.len()), published(&scores, scores.len(), pattern));
     }
 
     #[test]

@@ -66,11 +66,12 @@ pub fn estimate_time(source: &dyn Checkpoint, options: &PruneOptions, plan: &Pla
     const TOKENS: usize = 128;
     let threads = options.threads.max(1);
     let windows = vec![vec![0; TOKENS]; 2 * threads];
-    let mut stream = Stream::new(source, &windows, threads)?;
+    let mut stream = Stream::new(source, &windows, options.needs(), threads)?;
     let layer = Layer::load(source, stream.engine(), 0)?;
+    let dense = (options.needs() == Needs::DenseOutputs).then_some(&layer);
     let started = Instant::now();
     for site in Site::ALL {
-        stream.observe(&layer, site, options.needs(), &mut |_| Ok(()))?;
+        stream.observe(&layer, dense, site, options.needs(), &mut |_| Ok(()))?;
     }
     stream.leave(&layer, &mut |_| Ok(()))?;
     let work = Work::of(source.config(), options, windows.len() as u64, TOKENS as u64);
@@ -102,14 +103,19 @@ impl Work {
         // A token attends to half the window on average, once for the scores and once for the values.
         let attention = dim * (q + 2 * kv) + q * seqlen;
         // Half of a symmetric matrix, four times as fast as the products of calibration.
-        let products = |width: u64| if options.needs() == Needs::Gram { width * width / 8 } else { 0 };
+        let products = |width: u64| if options.needs() >= Needs::Gram { width * width / 8 } else { 0 };
+        // The dense model's way to a site, and the products with it.
+        let beside = |width: u64, way: u64| match options.needs() {
+            Needs::DenseOutputs => way + width * dim / 4,
+            _ => 0,
+        };
         let again = nsamples - stream::kept_windows(c, nsamples as usize, seqlen as usize) as u64;
         Work {
             passes: [
-                8 * dim + products(dim),
-                attention + products(q),
-                q * dim + products(dim),
-                ffn_hidden + products(hidden),
+                8 * dim + products(dim) + beside(dim, 8 * dim),
+                attention + products(q) + beside(q, attention + q * dim),
+                q * dim + products(dim) + beside(dim, 8 * dim),
+                ffn_hidden + products(hidden) + beside(hidden, ffn_hidden + dim * hidden),
             ],
             leave: dim * hidden + ffn_hidden * again / nsamples.max(1),
             tokens: nsamples.saturating_mul(seqlen),
@@ -218,20 +224,21 @@ fn peak_bytes(c: &Config, options: &PruneOptions, sizes: &[Size], (nsamples, seq
     let layer = inside().map(weights).sum::<u64>() / c.n_layers as u64 * 4;
     let matrix = inside().map(|s| weights(s) * (4 + 4 + 4 + 4 + 1) + 2 * s.bytes).max().unwrap_or(0);
     let threads = options.threads.clamp(1, nsamples.max(1));
-    let observing = stream::byte_len(c, nsamples, seqlen, threads);
+    let observing = stream::byte_len(c, options.needs(), nsamples, seqlen, threads);
     let running = if nsamples > 0 { observing + layer } else { 0 };
     let table = sizes.iter().filter(|s| !s.in_layer).map(|s| 3 * s.bytes).max().unwrap_or(0);
-    let seen = stream::seen_bytes(c, nsamples, seqlen, threads);
-    let solving = if options.needs() == Needs::Gram { seen + solving_bytes(c, inside()) } else { 0 };
+    let seen = stream::seen_bytes(c, options.needs(), nsamples, seqlen, threads);
+    let solving = if options.needs() >= Needs::Gram { seen + solving_bytes(c, options.needs(), inside()) } else { 0 };
     (running + matrix + solving).max(table)
 }
 
-/// What methods with products of inputs need besides: two Gram matrices, a damped one and its factor, two more while that
-/// is made or a system solved, and six copies of the weights, all f32.
-fn solving_bytes<'a>(c: &Config, sizes: impl Iterator<Item = &'a Size>) -> u64 {
+/// What methods with products of inputs need besides: a Gram matrix, a damped one and its factor, the products with the dense
+/// model, and six copies of the weights, all f32. (The dense model's layer is gone when the widest matrix is pruned.)
+fn solving_bytes<'a>(c: &Config, needs: Needs, sizes: impl Iterator<Item = &'a Size>) -> u64 {
     let widest = c.hidden_dim.max(c.dim).max(c.q_dim()) as u64;
     let weights = sizes.map(|s| s.shape.0 as u64 * s.shape.1 as u64).max().unwrap_or(0);
-    4 * (6 * widest * widest + 6 * weights)
+    let beside = if needs == Needs::DenseOutputs { c.dim as u64 } else { 0 };
+    4 * ((3 * widest + beside) * widest + 6 * weights)
 }
 
 /// The sections one after another, as the file's specification lays them out.

@@ -1,4 +1,4 @@
-//! The least-squares weights on a given mask, by conjugate gradients: `min ||X (W - Z)||^2` over `Z` zero where nothing is
+//! The least-squares weights on a given mask, by conjugate gradients: `min ||Y - X Z||^2` over `Z` zero where nothing is
 //! kept. Jacobi-preconditioned, all rows at once, residuals projected to the support in every step (Meng et al.: ALPS, 2024).
 
 use rayon::prelude::*;
@@ -8,12 +8,17 @@ use crate::linalg;
 
 const STEPS: usize = 30;
 
-/// Improves `weights` (rows of `d`, zero where `mask` keeps nothing) towards the outputs of `dense`; `gram` is damped.
-pub(crate) fn refit(weights: &mut [f32], dense: &[f32], mask: &Mask, gram: &[f32], d: usize) {
+/// Improves `weights` (rows of `d`, zero where `mask` keeps nothing) towards the outputs of `dense`, moved by `shift` as of
+/// [`crate::statistics::Inputs::shift`]; `gram` is damped.
+pub(crate) fn refit(weights: &mut [f32], dense: &[f32], shift: Option<&[f32]>, mask: &Mask, gram: &[f32]) {
+    let d = mask.cols();
     let inverse: Vec<f32> = (0..d).map(|j| if gram[j * d + j] > 0.0 { 1.0 / gram[j * d + j] } else { 0.0 }).collect();
     let lost: Vec<f32> = dense.iter().zip(&*weights).map(|(w, z)| w - z).collect();
     let mut residual = vec![0.0; lost.len()];
     linalg::times(gram, d, &lost, &mut residual);
+    if let Some(shift) = shift {
+        residual.par_iter_mut().zip(shift).for_each(|(r, s)| *r += s);
+    }
     project(&mut residual, mask, d);
     let mut direction = preconditioned(&residual, &inverse, d);
     let mut sizes: Vec<f64> = dots(&residual, &direction, d);

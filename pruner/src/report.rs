@@ -51,8 +51,8 @@ impl JudgedBy {
         match needs {
             Needs::Nothing => JudgedBy::Weights,
             Needs::ColumnNorms => JudgedBy::Norms,
-            Needs::Gram if windows < HELD_OUT => JudgedBy::Calibration,
-            Needs::Gram => JudgedBy::HeldOut,
+            Needs::Gram | Needs::DenseOutputs if windows < HELD_OUT => JudgedBy::Calibration,
+            Needs::Gram | Needs::DenseOutputs => JudgedBy::HeldOut,
         }
     }
 

@@ -3,7 +3,7 @@
 //!
 //! First the sweep of GPTQ (Frantar, Ashkboos, Hoefler, Alistarh: GPTQ: Accurate Post-Training Quantization for Generative
 //! Pre-trained Transformers, 2023) over kept weights. Then coordinate descent (as in Behdin et al.: QuantEase, 2023) on
-//! `||X (W - Q)||^2` itself, `W` being the dense weights: scales and codes in turn, each set to the best there is while all
+//! `||Y - X Q||^2` itself, `Y` being the outputs of the dense weights or those wanted instead: scales and codes in turn, each set to the best there is while all
 //! else stays.
 
 use rayon::prelude::*;
@@ -24,6 +24,8 @@ pub(crate) struct Rounding<'a> {
     pub(crate) shape: (usize, usize),
     /// The weights whose outputs are wanted.
     pub(crate) dense: &'a [f32],
+    /// How other outputs are wanted instead, as of [`crate::statistics::Inputs::shift`].
+    pub(crate) shift: Option<&'a [f32]>,
     /// Those to start from, zero where not kept.
     pub(crate) pruned: &'a [f32],
     pub(crate) mask: &'a Mask,
@@ -54,6 +56,9 @@ impl Rounding<'_> {
         let mut gradient = vec![0.0; lost.len()];
         linalg::times(self.gram, d, &lost, &mut gradient);
         drop(lost);
+        if let Some(shift) = self.shift {
+            gradient.par_iter_mut().zip(shift).for_each(|(g, s)| *g -= s);
+        }
         for _ in 0..ROUNDS {
             let rows = weights.par_chunks_mut(SHARE * d).zip(gradient.par_chunks_mut(SHARE * d));
             let changed: usize = rows
@@ -254,6 +259,7 @@ mod tests {
                 encoding,
                 shape,
                 dense: &dense,
+                shift: None,
                 pruned: &pruned,
                 mask: &mask,
                 gram: &damped,
@@ -274,7 +280,7 @@ mod tests {
         let damped = gram.damped(0.01);
         let mask = Mask::from_fn(2, COLS, |r, c| (c * 7 + r) % 3 == 0);
         let mut found = kept(&dense, &mask);
-        refit(&mut found, &dense, &mask, &damped, COLS);
+        refit(&mut found, &dense, None, &mask, &damped);
         let entry = |i: usize, j: usize| f64::from(damped[j * COLS + i]);
         for (r, row) in dense.chunks_exact(COLS).enumerate() {
             let support: Vec<usize> = (0..COLS).filter(|c| mask.is_kept(r, *c)).collect();

@@ -13,7 +13,7 @@ use spm::{Checkpoint, Config};
 use crate::error::Error;
 use crate::linalg::zeroed;
 use crate::method::Needs;
-use crate::statistics::{ColumnNorms, Gram, Inputs};
+use crate::statistics::{Beside, ColumnNorms, Gram, HeldOut, Inputs, Wanted};
 
 /// Tokens that go through a product together: enough to share an expanded weight, few enough to stay in cache.
 const CHUNK: usize = 64;
@@ -21,12 +21,14 @@ const CHUNK: usize = 64;
 /// Windows that a thread takes at a time.
 const SHARE: usize = 2;
 
-/// One window of so many is held out.
+/// One window of so many is held out,
 pub(crate) const HELD_OUT: usize = 10;
+/// as long as there are fewer tokens than so many of them.
+const MOST_HELD_OUT: usize = 3072;
 
 /// Most bytes of down-projection inputs that are kept from the pass that observes them to the pass that uses
 /// them. They are the widest of all; those of further windows are computed again.
-const KEPT_WIDE: usize = 384 << 20;
+const KEPT_WIDE: usize = 192 << 20;
 
 /// The distinct inputs of a layer's matrices, in the order they are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +67,14 @@ impl Site {
         }
     }
 
+    /// What is gathered of the dense model here, and how many numbers a token.
+    fn beside(self, c: &Config) -> (Beside, usize) {
+        match self {
+            Site::AttnIn | Site::FfnIn => (Beside::Inputs, c.dim),
+            Site::AttnOut | Site::FfnHidden => (Beside::Outputs, c.dim),
+        }
+    }
+
     /// How many matrices a layer has.
     pub(crate) fn matrices_of_layer() -> usize {
         Site::ALL.iter().map(|site| site.matrices().len()).sum()
@@ -91,6 +101,8 @@ pub(crate) struct Stream {
 struct Window {
     /// `n x dim`: the residual stream.
     hidden: Vec<f32>,
+    /// The dense model's; empty if it is not followed. It is ahead by the products that the site's matrices are yet to add.
+    dense: Vec<f32>,
     /// `n x q_dim`: what attention made of it, between the sites `AttnOut` and `FfnIn`.
     attended: Vec<f32>,
     /// `n x hidden_dim`: inputs of the down projection from the site `FfnHidden` on; empty if not kept.
@@ -102,19 +114,26 @@ struct Worker {
     ws: Workspace,
     cache: KvCache,
     narrow: Vec<f32>,
+    attended: Vec<f32>,
     wide: Vec<f32>,
 }
 
 impl Stream {
-    /// Embeds `windows`.
-    pub(crate) fn new(source: &dyn Checkpoint, windows: &[Vec<u32>], threads: usize) -> Result<Self, Error> {
-        Self::with_room(source, windows, threads, KEPT_WIDE)
+    /// Embeds `windows`, to be observed with `needs`.
+    pub(crate) fn new(
+        source: &dyn Checkpoint,
+        windows: &[Vec<u32>],
+        needs: Needs,
+        threads: usize,
+    ) -> Result<Self, Error> {
+        Self::with_room(source, windows, needs, threads, KEPT_WIDE)
     }
 
     /// The same with room for `room` bytes of down-projection inputs.
     fn with_room(
         source: &dyn Checkpoint,
         windows: &[Vec<u32>],
+        needs: Needs,
         threads: usize,
         mut room: usize,
     ) -> Result<Self, Error> {
@@ -126,7 +145,10 @@ impl Stream {
         let longest = windows.iter().map(Vec::len).max().unwrap_or(0);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("prune-{i}")).build();
         Ok(Stream {
-            windows: windows.iter().map(|ids| Window::embed(source, ids, &mut room)).collect::<Result<_, _>>()?,
+            windows: windows
+                .iter()
+                .map(|ids| Window::embed(source, ids, needs, &mut room))
+                .collect::<Result<_, _>>()?,
             workers: (0..threads).map(|_| Worker::new(&engine, longest)).collect::<Result<_, _>>()?,
             pool: Arc::new(pool.map_err(|_| Error::Threads { threads })?),
             engine,
@@ -138,17 +160,19 @@ impl Stream {
         &self.engine
     }
 
-    /// Moves every window to `site` of `layer` and gathers what `needs` asks for of its inputs there. Sites of a layer
-    /// must be visited in order. `tick` is called now and then with the number of tokens done.
+    /// Moves every window to `site` of `layer` and gathers what `needs` asks for of its inputs there; where that is what the
+    /// dense model makes of them, `dense` is its layer. Sites of a layer must be visited in order. `tick` is called now and
+    /// then with the number of tokens done.
     pub(crate) fn observe(
         &mut self,
         layer: &Layer,
+        dense: Option<&Layer>,
         site: Site,
         needs: Needs,
         tick: &mut dyn FnMut(usize) -> Result<(), Error>,
     ) -> Result<Inputs, Error> {
-        if needs == Needs::Gram {
-            return self.observe_products(layer, site, tick);
+        if needs >= Needs::Gram {
+            return self.observe_products(layer, dense, site, tick);
         }
         let cols = site.width(self.engine.config());
         let mut total = ColumnNorms::new(cols);
@@ -168,13 +192,16 @@ impl Stream {
     fn observe_products(
         &mut self,
         layer: &Layer,
+        dense: Option<&Layer>,
         site: Site,
         tick: &mut dyn FnMut(usize) -> Result<(), Error>,
     ) -> Result<Inputs, Error> {
-        let cols = site.width(self.engine.config());
-        let windows = self.windows.len();
+        let c = self.engine.config();
+        let cols = site.width(c);
+        let beside = dense.map(|_| site.beside(c));
         let mut gram = Gram::new(cols)?;
-        let mut held_out = if windows >= HELD_OUT { Some(Gram::new(cols)?) } else { None };
+        let mut wanted = beside.map(|(beside, width)| Wanted::new(beside, cols, width)).transpose()?;
+        let mut held_out = (self.windows.len() >= HELD_OUT).then(|| HeldOut::new(cols, beside));
         let mut norms = ColumnNorms::new(cols);
         let pool = self.pool.clone();
         let mut nth = 0;
@@ -182,44 +209,60 @@ impl Stream {
             |engine, worker, window| {
                 let mut seen = Vec::with_capacity(window.hidden.len() / engine.config().dim * cols);
                 window.move_to(site, engine, layer, worker, &mut |x| seen.extend_from_slice(x));
-                seen
+                let beside = dense.map_or_else(Vec::new, |dense| window.beside(site, engine, dense, worker, &seen));
+                (seen, beside)
             },
-            |seen| {
+            |(seen, beside)| {
                 norms.add(&seen);
                 nth += 1;
                 match &mut held_out {
-                    Some(held_out) if nth % HELD_OUT == 0 => pool.install(|| held_out.add(&seen)),
-                    _ => pool.install(|| gram.add(&seen)),
+                    Some(held_out) if nth % HELD_OUT == 0 && held_out.tokens() < MOST_HELD_OUT => {
+                        held_out.add(&seen, &beside);
+                    }
+                    _ => pool.install(|| {
+                        gram.add(&seen);
+                        wanted.iter_mut().for_each(|wanted| wanted.add(&seen, &beside));
+                    }),
                 }
             },
             tick,
         )?;
         gram.finish();
-        held_out.iter_mut().for_each(Gram::finish);
-        Ok(Inputs::new(norms, Some(gram), held_out))
+        Ok(Inputs::new(norms, Some(gram), wanted, held_out))
     }
 
     /// Moves every window to `site` of `layer` as [`Self::observe`] does, and gathers nothing.
     pub(crate) fn pass(
         &mut self,
         layer: &Layer,
+        dense: Option<&Layer>,
         site: Site,
         tick: &mut dyn FnMut(usize) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let work = |engine: &Engine, worker: &mut Worker, window: &mut Window| {
-            window.move_to(site, engine, layer, worker, &mut |_| ());
+            let mut seen = Vec::new();
+            let mut see = |x: &[f32]| {
+                if dense.is_some() {
+                    seen.extend_from_slice(x)
+                }
+            };
+            window.move_to(site, engine, layer, worker, &mut see);
+            if let Some(dense) = dense {
+                window.beside(site, engine, dense, worker, &seen);
+            }
         };
         self.each_window(work, |()| (), tick)
     }
 
-    /// The hidden states of each window: between layers, all that the rest depends on.
-    pub(crate) fn hidden(&self) -> impl Iterator<Item = &[f32]> {
-        self.windows.iter().map(|w| &w.hidden[..])
+    /// The hidden states of each window, and those of the dense model if it is followed: between layers, all that the rest
+    /// depends on.
+    pub(crate) fn states(&self) -> impl Iterator<Item = &[f32]> {
+        self.windows.iter().flat_map(|w| [&w.hidden[..], &w.dense[..]])
     }
 
     /// The same to write to.
-    pub(crate) fn hidden_mut(&mut self) -> impl Iterator<Item = &mut [f32]> {
-        self.windows.iter_mut().map(|w| &mut w.hidden[..])
+    pub(crate) fn states_mut(&mut self) -> impl Iterator<Item = &mut [f32]> {
+        self.windows.iter_mut().flat_map(|w| [&mut w.hidden[..], &mut w.dense[..]])
     }
 
     /// The stream's threads.
@@ -258,19 +301,22 @@ impl Stream {
 
 impl Window {
     /// Embeds `ids`, and takes what it will keep from `room`, in bytes.
-    fn embed(source: &dyn Checkpoint, ids: &[u32], room: &mut usize) -> Result<Self, Error> {
+    fn embed(source: &dyn Checkpoint, ids: &[u32], needs: Needs, room: &mut usize) -> Result<Self, Error> {
         let c = source.config();
         let mut hidden = zeroed("hidden states", ids.len().saturating_mul(c.dim))?;
         for (&token, row) in ids.iter().zip(hidden.chunks_exact_mut(c.dim)) {
             let known = c.embedding_row(token).and_then(|r| source.read_rows("token_embd.weight", r, row));
             known.ok_or(Error::Token { token, vocab_size: c.vocab_size })?;
         }
+        let followed = if needs == Needs::DenseOutputs { hidden.len() } else { 0 };
+        let mut dense = zeroed("hidden states of the dense model", followed)?;
+        dense.copy_from_slice(&hidden[..followed]);
         let attended = zeroed("attention outputs", ids.len().saturating_mul(c.q_dim()))?;
         let wide_len = ids.len().saturating_mul(c.hidden_dim);
         let left = room.checked_sub(wide_len.saturating_mul(4));
         let wide = zeroed("feed-forward inputs", left.map_or(0, |_| wide_len))?;
         *room = left.unwrap_or(*room);
-        Ok(Window { hidden, attended, wide })
+        Ok(Window { hidden, dense, attended, wide })
     }
 
     /// Goes on from the site before, showing `see` the inputs of `site` in order of their tokens.
@@ -283,7 +329,7 @@ impl Window {
         see: &mut dyn FnMut(&[f32]),
     ) {
         let c = engine.config();
-        let Worker { ws, cache, narrow, wide } = worker;
+        let Worker { ws, cache, narrow, wide, .. } = worker;
         let chunks = self.hidden.chunks_mut(CHUNK * c.dim).zip(self.attended.chunks_mut(CHUNK * c.q_dim()));
         for (i, (hidden, attended)) in chunks.enumerate() {
             let n = hidden.len() / c.dim;
@@ -311,6 +357,44 @@ impl Window {
                 }
             }
         }
+    }
+
+    /// Moves the dense model to `site`, or after it where that adds to the stream, and returns what [`Site::beside`] says;
+    /// `seen` are the pruned model's inputs.
+    fn beside(&mut self, site: Site, engine: &Engine, layer: &Layer, worker: &mut Worker, seen: &[f32]) -> Vec<f32> {
+        let c = engine.config();
+        let Worker { ws, cache, narrow, attended, wide } = worker;
+        let mut beside = Vec::with_capacity(self.dense.len());
+        for (i, dense) in self.dense.chunks_mut(CHUNK * c.dim).enumerate() {
+            let n = dense.len() / c.dim;
+            let narrow = &mut narrow[..n * c.dim];
+            match site {
+                Site::AttnIn => layer.attn_input(engine, dense, narrow),
+                Site::FfnIn => layer.ffn_input(engine, dense, narrow),
+                Site::AttnOut => {
+                    let attended = &mut attended[..n * c.q_dim()];
+                    layer.attn_input(engine, dense, narrow);
+                    layer.attention(engine, ws, cache, i * CHUNK, narrow, attended);
+                    layer.attn_output(engine, ws, attended, dense);
+                }
+                Site::FfnHidden => {
+                    let wide = &mut wide[..n * c.hidden_dim];
+                    layer.ffn_input(engine, dense, narrow);
+                    layer.ffn_hidden(engine, ws, narrow, wide);
+                    layer.ffn_output(engine, ws, wide, dense);
+                }
+            }
+            match site.beside(c).0 {
+                Beside::Inputs => beside.extend_from_slice(narrow),
+                Beside::Outputs => beside.extend_from_slice(dense),
+            }
+        }
+        let pruned = match site.beside(c).0 {
+            Beside::Inputs => seen,
+            Beside::Outputs => &self.hidden,
+        };
+        beside.iter_mut().zip(pruned).for_each(|(dense, pruned)| *dense -= pruned);
+        beside
     }
 
     /// Goes on from the last site.
@@ -347,26 +431,31 @@ impl Worker {
             ws: Workspace::new(engine),
             cache: KvCache::new(c, context, KvType::F32)?,
             narrow: zeroed("normalised inputs", CHUNK * c.dim)?,
+            attended: zeroed("attention outputs", CHUNK * c.q_dim())?,
             wide: zeroed("feed-forward inputs", CHUNK * c.hidden_dim)?,
         })
     }
 }
 
 /// Bytes that a stream of these windows takes, scratch of the products included.
-pub(crate) fn byte_len(c: &Config, nsamples: usize, seqlen: usize, threads: usize) -> u64 {
+pub(crate) fn byte_len(c: &Config, needs: Needs, nsamples: usize, seqlen: usize, threads: usize) -> u64 {
     let tokens = (nsamples * seqlen) as u64;
-    let kept = tokens * (c.dim + c.q_dim()) as u64 * 4;
+    let dense = if needs == Needs::DenseOutputs { c.dim } else { 0 };
+    let kept = tokens * (c.dim + dense + c.q_dim()) as u64 * 4;
     let wide = (kept_windows(c, nsamples, seqlen) * seqlen * c.hidden_dim * 4) as u64;
     let cache = KvCache::byte_len(c, seqlen, KvType::F32) as u64;
     // Per token of a chunk: inputs, copies padded for the kernels, results by row and by token.
-    let chunk = (CHUNK * (3 * c.dim + 4 * c.hidden_dim + 3 * c.q_dim() + 2 * c.kv_dim()) * 4) as u64;
+    let chunk = (CHUNK * (3 * c.dim + 4 * c.hidden_dim + 4 * c.q_dim() + 2 * c.kv_dim()) * 4) as u64;
     kept + wide + (cache + chunk) * threads as u64
 }
 
-/// Bytes of the inputs of the windows whose products are summed at a time.
-pub(crate) fn seen_bytes(c: &Config, nsamples: usize, seqlen: usize, threads: usize) -> u64 {
-    let widest = c.hidden_dim.max(c.dim).max(c.q_dim());
-    (nsamples.min(SHARE * threads) * seqlen * widest * 4) as u64
+/// Bytes of the windows whose products are summed at a time, and of those held out.
+pub(crate) fn seen_bytes(c: &Config, needs: Needs, nsamples: usize, seqlen: usize, threads: usize) -> u64 {
+    let beside = if needs == Needs::DenseOutputs { c.dim } else { 0 };
+    let widest = c.hidden_dim.max(c.dim).max(c.q_dim()) + beside;
+    let held_out = (nsamples / HELD_OUT).min(MOST_HELD_OUT.div_ceil(seqlen.max(1)));
+    // Kept ones grow by doubling.
+    ((nsamples.min(SHARE * threads) + 2 * held_out) * seqlen * widest * 4) as u64
 }
 
 /// How many of `nsamples` windows keep the inputs of the down projection.
@@ -389,14 +478,15 @@ mod tests {
         let windows: Vec<Vec<u32>> = (0..5).map(|w| (0..150 + w).map(|t| (t * t + 7 * w) % 250).collect()).collect();
         let one_window = 160 * 160 * 4;
         for (room, kept) in [(usize::MAX, 5), (2 * one_window, 2), (0, 0)] {
-            let mut stream = Stream::with_room(&model, &windows, 2, room).unwrap();
+            let mut stream = Stream::with_room(&model, &windows, Needs::ColumnNorms, 2, room).unwrap();
             assert_eq!(stream.windows.iter().filter(|w| !w.wide.is_empty()).count(), kept);
             for index in 0..2 {
                 let layer = Layer::load(&model, stream.engine(), index).unwrap();
                 let before: Vec<Vec<f32>> = stream.windows.iter().map(|w| w.hidden.clone()).collect();
                 let mut seen = 0;
                 for site in Site::ALL {
-                    let inputs = stream.observe(&layer, site, Needs::ColumnNorms, &mut |n| tick(&mut seen, n)).unwrap();
+                    let inputs =
+                        stream.observe(&layer, None, site, Needs::ColumnNorms, &mut |n| tick(&mut seen, n)).unwrap();
                     assert_eq!(inputs.norms.tokens(), 760);
                 }
                 stream.leave(&layer, &mut |n| tick(&mut seen, n)).unwrap();
@@ -405,6 +495,39 @@ mod tests {
                     assert!(window.hidden == forward(&layer, &stream.engine, before), "layer {index}, room {room}");
                 }
             }
+        }
+    }
+
+    /// Beside a model of other weights the dense one goes its own way, and what is missing at a site is what their layers
+    /// differ by.
+    #[test]
+    fn the_dense_model_goes_beside() {
+        let (dense, other) = (SyntheticModel::tiny(5), SyntheticModel::tiny(6));
+        let windows: Vec<Vec<u32>> = (0..10).map(|w| (0..70 + w).map(|t| (t * t + 7 * w) % 250).collect()).collect();
+        let mut stream = Stream::new(&dense, &windows, Needs::DenseOutputs, 2).unwrap();
+        for index in 0..2 {
+            let layer = Layer::load(&other, stream.engine(), index).unwrap();
+            let twin = Layer::load(&dense, stream.engine(), index).unwrap();
+            let before: Vec<Vec<f32>> = stream.windows.iter().map(|w| w.dense.clone()).collect();
+            let mut held_out = Vec::new();
+            for site in Site::ALL {
+                let inputs = stream.observe(&layer, Some(&twin), site, Needs::DenseOutputs, &mut |_| Ok(())).unwrap();
+                held_out.push((inputs.held_out.unwrap(), stream.windows[9].hidden.clone()));
+            }
+            let after = forward(&twin, &stream.engine, before[9].clone());
+            assert!(stream.windows[9].dense == after, "layer {index}");
+            let (last, hidden) = held_out.pop().unwrap();
+            let missing: Vec<f32> = after.iter().zip(&hidden).map(|(a, h)| a - h).collect();
+            assert!(last.beside() == missing, "layer {index}");
+            let inputs = |layer: &Layer, hidden: &[f32]| {
+                let mut inputs = vec![0.0; hidden.len()];
+                layer.attn_input(&stream.engine, hidden, &mut inputs);
+                inputs
+            };
+            let (first, hidden) = &held_out[0];
+            let (of_dense, of_pruned) = (inputs(&twin, &before[9]), inputs(&layer, hidden));
+            assert!(first.beside().iter().zip(of_dense.iter().zip(&of_pruned)).all(|(b, (x, p))| *b == x - p));
+            stream.leave(&layer, &mut |_| Ok(())).unwrap();
         }
     }
 

@@ -99,7 +99,7 @@ impl CalibrationArgs {
         };
         match (&self.imatrix, needs) {
             (_, Needs::Nothing) => Ok(Statistics::None),
-            (Some(_), Needs::Gram) => Err(Failure::Usage(format!(
+            (Some(_), Needs::Gram | Needs::DenseOutputs) => Err(Failure::Usage(format!(
                 "{asking} needs calibration text, an imatrix has only norms: give --calib FILE or FOLDER in place of \
                  --imatrix, or use --method wanda or ria alone"
             ))),

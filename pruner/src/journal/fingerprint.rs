@@ -7,6 +7,7 @@ use spm::Checkpoint;
 
 use crate::driver::{Known, PruneOptions};
 use crate::error::Error;
+use crate::method::Needs;
 use crate::provenance::sha256_of_windows;
 use crate::statistics::ColumnNorms;
 
@@ -37,10 +38,11 @@ impl Fingerprint {
             facts.push(("kernels".to_owned(), runtime::simd::best().name().to_owned()));
         }
         let tokens: usize = windows.iter().map(Vec::len).sum();
-        Fingerprint { facts, state_bytes: tokens as u64 * source.config().dim as u64 * 4 }
+        let streams = if options.needs() == Needs::DenseOutputs { 2 } else { 1 };
+        Fingerprint { facts, state_bytes: streams * tokens as u64 * source.config().dim as u64 * 4 }
     }
 
-    /// Bytes of the hidden states of all windows.
+    /// Bytes of the hidden states of all windows, those of the dense model too where it is followed.
     pub(super) fn state_bytes(&self) -> u64 {
         self.state_bytes
     }

@@ -1,30 +1,38 @@
 //! ADMM with a mask that grows (Boza: Fast and Effective Weight Update for Pruned Large Language Models, 2024): the weights
-//! `Z` of the wanted sparsity that lose least of `||X W - X Z||`, by alternating between a least-squares step and keeping the
+//! `Z` of the wanted sparsity that lose least of `||Y - X Z||`, by alternating between a least-squares step and keeping the
 //! largest.
 //!
 //! With `n = sqrt(diag G)`, features are scaled to norm one: `A = G / (n n^T) + damp I`, and `rho = 1`. Then for 20
-//! iterations: `X = (A + rho I)^-1 (A X0 + rho (Z - U))`, mask = the largest of `|X + U|` (for the first 15, the sparsity
-//! rising to the wanted one with a cube), `Z = (X + U)` where kept, `U += X - Z`.
+//! iterations: `X = (A + rho I)^-1 (B + rho (Z - U))`, mask = the largest of `|X + U|` (for the first 15, the sparsity
+//! rising to the wanted one with a cube), `Z = (X + U)` where kept, `U += X - Z`. Where it is known how much outputs weigh,
+//! their rows are compared by that many times their size.
 //!
-//! The damping is what generalizes: too little of it fits the calibration tokens alone. So a few are tried and judged on
-//! tokens that were held out; and where none beats Wanda there, the mask and the weights are Wanda's.
+//! As published, `B = A X0` with the dense weights `X0`, so that `Y` is what they make of the inputs. Where the dense model is
+//! followed, `B` moves `Y` towards its outputs; see [`crate::statistics::Wanted`].
+//!
+//! The damping is what generalizes: too little of it fits the calibration tokens alone. So a few are tried on some of the rows
+//! and judged on tokens that were held out; and where none beats Wanda there, the mask and the weights are Wanda's.
 
 use rayon::prelude::*;
 use spm::Mask;
 
 use super::{Job, Method, Needs, wanda};
 use crate::error::Error;
-use crate::linalg::{self, Cholesky};
+use crate::linalg::{Cholesky, zeroed};
 use crate::pattern::{Group, Pattern};
-use crate::statistics::Gram;
+use crate::statistics::{Gram, HeldOut, Inputs};
 
 pub(super) struct Admm;
 
 const ITERATIONS: usize = 20;
 /// In how many of them the mask changes.
 const MASKED: usize = 15;
-/// Tried where there are tokens to judge by.
+/// Tried where there are tokens to judge by,
 const DAMPS: [f32; 3] = [0.03, 0.1, 0.3];
+/// on every so many-th row,
+const STEP: usize = 4;
+/// if at least so many are left.
+const ROWS: usize = 64;
 
 impl Method for Admm {
     fn name(&self) -> &'static str {
@@ -32,39 +40,37 @@ impl Method for Admm {
     }
 
     fn needs(&self) -> Needs {
-        Needs::Gram
+        Needs::DenseOutputs
     }
 
     fn group(&self) -> Group {
         Group::Matrix
     }
 
-    /// Two triangular solves an iteration and damping.
+    /// Two triangular solves an iteration, for all rows and for some of them with every damping.
     fn cost(&self, cols: usize) -> u64 {
-        (DAMPS.len() * ITERATIONS * cols) as u64
+        ((STEP + DAMPS.len()) * ITERATIONS * cols / STEP) as u64
     }
 
     fn prune(&self, job: &mut Job<'_>) -> Result<Mask, Error> {
         let (inputs, gram) = (job.inputs(self)?, job.gram(self)?);
-        let scaled = Scaled::new(gram, job.weights);
-        let Some(held_out) = &inputs.held_out else {
-            let (weights, mask) = scaled.solve(job, damp_of(gram))?;
-            job.weights.copy_from_slice(&weights);
-            return Ok(mask);
+        let problem = Problem::new(gram, inputs, job);
+        let damp = match &inputs.held_out {
+            Some(held_out) => problem.choose(job, held_out)?,
+            None => Some(damp_of(gram)),
         };
-        let mut best = wandas(job)?;
-        job.fell_back = true;
-        let mut least = held_out.relative_error(job.weights, &best.0);
-        for damp in DAMPS {
-            let found = scaled.solve(job, damp)?;
-            let error = held_out.relative_error(job.weights, &found.0);
-            if error < least {
-                (best, least) = (found, error);
-                job.fell_back = false;
+        match damp {
+            None => {
+                job.fell_back = true;
+                wanda::Wanda.prune(job)
+            }
+            Some(damp) => {
+                let (weights, kept) = problem.solve(job, damp, 1)?;
+                job.weights.copy_from_slice(&weights);
+                let cols = job.shape.1;
+                Ok(Mask::from_fn(job.shape.0, cols, |row, col| kept[row * cols + col]))
             }
         }
-        job.weights.copy_from_slice(&best.0);
-        Ok(best.1)
     }
 }
 
@@ -73,72 +79,110 @@ fn damp_of(gram: &Gram) -> f32 {
     if gram.tokens() < 16 * gram.cols() as u64 { 0.3 } else { 0.1 }
 }
 
-fn wandas(job: &mut Job<'_>) -> Result<(Vec<f32>, Mask), Error> {
-    let mask = wanda::Wanda.prune(job)?;
-    let mut weights = job.weights.to_vec();
-    clear(&mask, &mut weights);
-    Ok((weights, mask))
-}
-
 /// The problem with input features scaled to norm one.
-struct Scaled {
+struct Problem<'a> {
     d: usize,
-    /// `G / (n n^T)`, without damping.
-    products: Vec<f32>,
-    /// `W n`.
-    weights: Vec<f32>,
-    /// `n`; 0 where a feature never is anything.
-    norms: Vec<f32>,
+    gram: &'a Gram,
+    /// `1 / n`; 0 where a feature never is anything.
+    inverse: Vec<f32>,
+    /// `X0`, a row an output.
+    dense: Vec<f32>,
+    /// `B` without damping.
+    target: Vec<f32>,
 }
 
-impl Scaled {
-    fn new(gram: &Gram, weights: &[f32]) -> Self {
-        let d = gram.cols();
+impl<'a> Problem<'a> {
+    fn new(gram: &'a Gram, inputs: &Inputs, job: &Job<'_>) -> Self {
         let norms: Vec<f32> = gram.diagonal().iter().map(|g| g.sqrt() as f32).collect();
         let inverse: Vec<f32> = norms.iter().map(|&n| if n > 0.0 { 1.0 / n } else { 0.0 }).collect();
-        let mut products = gram.products().to_vec();
-        for (column, a) in products.chunks_exact_mut(d).zip(&inverse) {
-            column.iter_mut().zip(&inverse).for_each(|(g, b)| *g *= a * b);
+        let mut target = gram.times(job.weights);
+        if let Some(shift) = inputs.wanted.as_ref().map(|w| w.shift(job.weights, &target)) {
+            target.par_iter_mut().zip(&shift).for_each(|(t, s)| *t += s);
         }
-        let scaled = weights.chunks_exact(d).flat_map(|row| row.iter().zip(&norms).map(|(w, n)| w * n));
-        Scaled { d, products, weights: scaled.collect(), norms }
+        let mut dense = job.weights.to_vec();
+        scale(&mut dense, &norms);
+        scale(&mut target, &inverse);
+        Problem { d: gram.cols(), gram, inverse, dense, target }
     }
 
-    /// The pruned weights and their mask.
-    fn solve(&self, job: &Job<'_>, damp: f32) -> Result<(Vec<f32>, Mask), Error> {
-        let d = self.d;
-        let mut system = self.products.clone();
-        (0..d).for_each(|j| system[j * d + j] += damp);
-        let mut target = vec![0.0; self.weights.len()];
-        linalg::times(&system, d, &self.weights, &mut target);
-        (0..d).for_each(|j| system[j * d + j] += 1.0);
-        let factor = Cholesky::new(system, d).ok_or_else(|| job.not_definite())?;
+    /// The damping that loses least on tokens held out; `None` if all lose more than Wanda.
+    fn choose(&self, job: &Job<'_>, held_out: &HeldOut) -> Result<Option<f32>, Error> {
+        let step = if job.shape.0 >= STEP * ROWS { STEP } else { 1 };
+        let mut dense = self.every(step, &self.dense);
+        let sizes: Vec<f32> = dense.iter().map(|w| w.abs()).collect();
+        let wandas = job.pattern.choose(job.group(&wanda::Wanda), job.tensor, &sizes, self.d)?;
+        scale(&mut dense, &self.inverse);
+        let mut pruned = dense.clone();
+        pruned.iter_mut().zip(wandas).for_each(|(w, kept)| *w = if kept { *w } else { 0.0 });
+        let mut least = held_out.relative_loss(&dense, &pruned, step);
+        let mut best = None;
+        for damp in DAMPS {
+            let (found, _) = self.solve(job, damp, step)?;
+            let error = held_out.relative_loss(&dense, &found, step);
+            if error < least {
+                (best, least) = (Some(damp), error);
+            }
+        }
+        Ok(best)
+    }
 
-        let mut mask = Mask::all(job.shape.0, d);
-        let mut x = self.weights.clone();
-        let mut z = vec![0.0; x.len()];
-        let mut u = vec![0.0; x.len()];
+    /// The pruned weights of every `step`-th row, and which of them are kept.
+    fn solve(&self, job: &Job<'_>, damp: f32, step: usize) -> Result<(Vec<f32>, Vec<bool>), Error> {
+        let factor = self.factor(damp).ok_or_else(|| job.not_definite())?;
+        // The sum of X and U: Z where it is kept, U elsewhere.
+        let mut sum = self.every(step, &self.dense);
+        let mut target = self.every(step, &self.target);
+        target.par_iter_mut().zip(&sum).for_each(|(t, x0)| *t += damp * x0);
+        let mut x = zeroed("ADMM's weights", sum.len())?;
+        let mut kept = Vec::new();
         for iteration in 0..ITERATIONS {
-            // The sum of X and U is where Z comes from, and U is what is left of it.
-            x.par_iter_mut().zip(&u).for_each(|(x, u)| *x += u);
             if iteration < MASKED {
-                let sizes: Vec<f32> = x.par_iter().map(|x| x.abs()).collect();
-                mask = rising(job.pattern, iteration).select(job.group(&Admm), job.tensor, &sizes, job.shape)?;
+                let pattern = rising(job.pattern, iteration);
+                kept = pattern.choose(job.group(&Admm), job.tensor, &self.scores(job, &sum, step), self.d)?;
             }
-            z.copy_from_slice(&x);
-            clear(&mask, &mut z);
-            u.par_iter_mut().zip(&x).zip(&z).for_each(|((u, x), z)| *u = x - z);
             if iteration + 1 < ITERATIONS {
-                let terms = target.par_iter().zip(&z).zip(&u);
-                x.par_iter_mut().zip(terms).for_each(|(x, ((target, z), u))| *x = target + (z - u));
+                let of = target.par_iter().zip(&sum).zip(&kept);
+                x.par_iter_mut().zip(of).for_each(|(x, ((t, sum), kept))| *x = if *kept { t + sum } else { t - sum });
                 factor.solve(&mut x);
+                let next = sum.par_iter_mut().zip(&x).zip(&kept);
+                next.for_each(|((sum, x), kept)| *sum = if *kept { *x } else { *sum + x });
             }
         }
-        for row in z.chunks_exact_mut(d) {
-            row.iter_mut().zip(&self.norms).for_each(|(z, n)| *z = if *n > 0.0 { *z / n } else { 0.0 });
-        }
-        Ok((z, mask))
+        sum.par_iter_mut().zip(&kept).for_each(|(z, kept)| *z = if *kept { *z } else { 0.0 });
+        scale(&mut sum, &self.inverse);
+        Ok((sum, kept))
     }
+
+    /// Of `A + rho I`.
+    fn factor(&self, damp: f32) -> Option<Cholesky> {
+        let mut system = self.gram.products().to_vec();
+        system.par_chunks_exact_mut(self.d).zip(&self.inverse).enumerate().for_each(|(j, (column, a))| {
+            column.iter_mut().zip(&self.inverse).for_each(|(g, b)| *g *= a * b);
+            column[j] += damp + 1.0;
+        });
+        Cholesky::new(system, self.d)
+    }
+
+    /// How large the weights of every `step`-th row are, times how much their outputs weigh.
+    fn scores(&self, job: &Job<'_>, weights: &[f32], step: usize) -> Vec<f32> {
+        let mut scores: Vec<f32> = weights.par_iter().map(|w| w.abs()).collect();
+        if let Some(importance) = job.importance {
+            let rows = scores.par_chunks_exact_mut(self.d).enumerate();
+            rows.for_each(|(row, scores)| scores.iter_mut().for_each(|s| *s *= importance[row * step]));
+        }
+        scores
+    }
+
+    /// Every `step`-th row.
+    fn every(&self, step: usize, rows: &[f32]) -> Vec<f32> {
+        rows.chunks_exact(self.d).step_by(step).flatten().copied().collect()
+    }
+}
+
+/// Multiplies every row by `factors`.
+fn scale(rows: &mut [f32], factors: &[f32]) {
+    let rows = rows.par_chunks_exact_mut(factors.len());
+    rows.for_each(|row| row.iter_mut().zip(factors).for_each(|(v, factor)| *v *= factor));
 }
 
 /// What is to be pruned after this iteration: less at first, all of it from the last but few on.
@@ -148,9 +192,4 @@ fn rising(pattern: Pattern, iteration: usize) -> Pattern {
         Pattern::Unstructured { sparsity } => Pattern::Unstructured { sparsity: sparsity - sparsity * left.powi(3) },
         fixed => fixed,
     }
-}
-
-/// Zeros where nothing is kept.
-fn clear(mask: &Mask, weights: &mut [f32]) {
-    weights.par_chunks_mut(mask.cols()).enumerate().for_each(|(row, weights)| mask.clear(row, weights));
 }

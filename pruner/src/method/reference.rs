@@ -3,7 +3,7 @@
 use super::{Job, METHODS, Method};
 use crate::linalg::noise;
 use crate::pattern::{Group, Pattern};
-use crate::statistics::{ColumnNorms, Gram, Inputs};
+use crate::statistics::{Beside, ColumnNorms, Gram, HeldOut, Inputs, Wanted};
 
 type Matrix = Vec<Vec<f64>>;
 
@@ -18,16 +18,29 @@ fn tokens(n: usize, seed: u64) -> Vec<f32> {
 }
 
 fn inputs() -> Inputs {
-    let x = tokens(700, 1);
+    inputs_of(&tokens(700, 1), None)
+}
+
+fn inputs_of(x: &[f32], wanted: Option<Wanted>) -> Inputs {
     let (mut norms, mut gram) = (ColumnNorms::new(COLS), Gram::new(COLS).unwrap());
-    norms.add(&x);
-    gram.add(&x);
+    norms.add(x);
+    gram.add(x);
     gram.finish();
-    Inputs::new(norms, Some(gram), None)
+    Inputs::new(norms, Some(gram), wanted, None)
 }
 
 /// The weights that a method makes, zeros where it prunes.
 fn pruned(name: &str, pattern: Pattern, group: Option<Group>, inputs: &Inputs) -> Vec<f32> {
+    pruned_weighing(name, pattern, group, inputs, None)
+}
+
+fn pruned_weighing(
+    name: &str,
+    pattern: Pattern,
+    group: Option<Group>,
+    inputs: &Inputs,
+    importance: Option<&[f32]>,
+) -> Vec<f32> {
     let mut weights = noise(ROWS * COLS, 2);
     let method: &dyn Method = METHODS.into_iter().find(|m| m.name() == name).unwrap();
     let mut job = Job {
@@ -35,6 +48,7 @@ fn pruned(name: &str, pattern: Pattern, group: Option<Group>, inputs: &Inputs) -
         shape: (ROWS, COLS),
         weights: &mut weights,
         inputs: Some(inputs),
+        importance,
         pattern,
         group,
         fell_back: false,
@@ -44,9 +58,20 @@ fn pruned(name: &str, pattern: Pattern, group: Option<Group>, inputs: &Inputs) -
 }
 
 fn gram() -> Matrix {
-    let x = tokens(700, 1);
-    let product = |i: usize, j: usize| x.chunks(COLS).map(|x| f64::from(x[i]) * f64::from(x[j])).sum();
-    (0..COLS).map(|i| (0..COLS).map(|j| product(i, j)).collect()).collect()
+    products(&tokens(700, 1), &tokens(700, 1))
+}
+
+/// `A^T B` of two lists of tokens, of `COLS` features and of any number of them.
+fn products(a: &[f32], b: &[f32]) -> Matrix {
+    let width = b.len() / (a.len() / COLS);
+    let product = |i: usize, j: usize| -> f64 {
+        a.chunks(COLS).zip(b.chunks(width)).map(|(a, b)| f64::from(a[i]) * f64::from(b[j])).sum()
+    };
+    (0..COLS).map(|i| (0..width).map(|j| product(i, j)).collect()).collect()
+}
+
+fn times(a: &Matrix, x: &[f64]) -> Vec<f64> {
+    a.iter().map(|row| row.iter().zip(x).map(|(a, x)| a * x).sum()).collect()
 }
 
 fn inverse(a: &Matrix) -> Matrix {
@@ -126,25 +151,28 @@ fn sparsegpt(pattern: Pattern) -> Matrix {
     w
 }
 
-/// ADMM with a rising mask over the whole matrix, damping 0.1.
+/// ADMM for the outputs of the dense weights.
 fn admm(sparsity: f64) -> Matrix {
     let g = gram();
+    let wanted: Matrix = weights().iter().map(|row| times(&g, row)).collect();
+    admm_towards(&g, &wanted, &[1.0; ROWS], sparsity)
+}
+
+/// ADMM with a rising mask over the whole matrix, rows weighing what `importance` says, damping 0.1 towards the dense weights;
+/// `wanted` is `X^T Y`, a row an output.
+fn admm_towards(g: &Matrix, wanted: &Matrix, importance: &[f64], sparsity: f64) -> Matrix {
     let n: Vec<f64> = (0..COLS).map(|j| g[j][j].sqrt()).collect();
-    let entry = |i: usize, j: usize| g[i][j] / (n[i] * n[j]) + if i == j { 0.1 } else { 0.0 };
-    let a: Matrix = (0..COLS).map(|i| (0..COLS).map(|j| entry(i, j)).collect()).collect();
-    let mut system = a.clone();
-    (0..COLS).for_each(|j| system[j][j] += 1.0);
+    let entry = |i: usize, j: usize| g[i][j] / (n[i] * n[j]) + if i == j { 0.1 + 1.0 } else { 0.0 };
+    let system: Matrix = (0..COLS).map(|i| (0..COLS).map(|j| entry(i, j)).collect()).collect();
     let inverse = inverse(&system);
     let x0: Matrix = weights().iter().map(|row| row.iter().zip(&n).map(|(w, n)| w * n).collect()).collect();
-    let times = |a: &Matrix, x: &[f64]| -> Vec<f64> {
-        a.iter().map(|row| row.iter().zip(x).map(|(a, x)| a * x).sum()).collect()
-    };
     let (mut x, mut u) = (x0.clone(), vec![vec![0.0; COLS]; ROWS]);
     let (mut z, mut kept) = (x0.clone(), vec![true; ROWS * COLS]);
     for t in 0..20 {
         if t < 15 {
-            let sizes: Vec<f64> =
-                (0..ROWS * COLS).map(|i| (x[i / COLS][i % COLS] + u[i / COLS][i % COLS]).abs()).collect();
+            let sizes: Vec<f64> = (0..ROWS * COLS)
+                .map(|i| (x[i / COLS][i % COLS] + u[i / COLS][i % COLS]).abs() * importance[i / COLS])
+                .collect();
             let rising = sparsity - sparsity * (1.0 - (t + 1) as f64 / 15.0).powi(3);
             kept = lowest(&sizes, (sizes.len() as f64 * rising) as usize);
         }
@@ -153,8 +181,8 @@ fn admm(sparsity: f64) -> Matrix {
                 z[r][j] = if kept[r * COLS + j] { x[r][j] + u[r][j] } else { 0.0 };
                 u[r][j] += x[r][j] - z[r][j];
             }
-            let target = times(&a, &x0[r]);
-            let right: Vec<f64> = (0..COLS).map(|j| target[j] + z[r][j] - u[r][j]).collect();
+            let target = |j: usize| wanted[r][j] / n[j] + 0.1 * x0[r][j];
+            let right: Vec<f64> = (0..COLS).map(|j| target(j) + z[r][j] - u[r][j]).collect();
             x[r] = times(&inverse, &right);
         }
     }
@@ -176,7 +204,11 @@ fn loss(z: &Matrix) -> f64 {
 }
 
 fn as_matrix(found: &[f32]) -> Matrix {
-    found.chunks(COLS).map(|row| row.iter().map(|w| f64::from(*w)).collect()).collect()
+    as_rows(found, COLS)
+}
+
+fn as_rows(found: &[f32], width: usize) -> Matrix {
+    found.chunks(width).map(|row| row.iter().map(|w| f64::from(*w)).collect()).collect()
 }
 
 fn check(name: &str, pattern: Pattern, expected: &Matrix) {
@@ -206,6 +238,74 @@ fn admm_is_the_published_one() {
     }
 }
 
+/// Inputs `P` of a pruned model, those of the dense one times a matrix near to one, and noise.
+fn pruned_tokens() -> Vec<f32> {
+    let (x, other) = (tokens(700, 1), tokens(700, 31));
+    let value = |i: usize| 0.8 * x[i] + 0.2 * x[i / COLS * COLS + (i + 5) % COLS] + 0.3 * other[i];
+    (0..x.len()).map(value).collect()
+}
+
+/// `||Y - P Z||^2`, in f64.
+fn loss_of_outputs(y: &Matrix, p: &[f32], z: &Matrix) -> f64 {
+    let of_token = |(y, p): (&Vec<f64>, &[f32])| -> f64 {
+        let p: Vec<f64> = p.iter().map(|v| f64::from(*v)).collect();
+        times(z, &p).iter().zip(y).map(|(found, y)| (y - found).powi(2)).sum()
+    };
+    y.iter().zip(p.chunks(COLS)).map(of_token).sum()
+}
+
+#[test]
+fn admm_moves_towards_the_outputs_of_the_dense_model() {
+    let (x, p, w) = (tokens(700, 1), pruned_tokens(), weights());
+    let outputs = |x: &[f32]| -> Matrix {
+        x.chunks(COLS).map(|x| times(&w, &x.iter().map(|v| f64::from(*v)).collect::<Vec<_>>())).collect()
+    };
+    let (of_dense, own) = (outputs(&x), outputs(&p));
+    // What is missing in a stream is not made of these inputs alone.
+    let missing: Vec<f32> =
+        of_dense.iter().flatten().zip(noise(700 * ROWS, 8)).map(|(y, more)| *y as f32 + 4.0 * more).collect();
+    let differences: Vec<f32> = x.iter().zip(&p).map(|(x, p)| x - p).collect();
+    let cases = [
+        (Beside::Inputs, COLS, &differences, of_dense.clone()),
+        (Beside::Outputs, ROWS, &missing, as_rows(&missing, ROWS)),
+    ];
+    for (beside, width, gathered, y) in cases {
+        let mut wanted = Wanted::new(beside, COLS, width).unwrap();
+        wanted.add(&p[..300 * COLS], &gathered[..300 * width]);
+        wanted.add(&p[300 * COLS..], &gathered[300 * width..]);
+        let inputs = inputs_of(&p, Some(wanted));
+        let half_way = |(y, own): (&Vec<f64>, &Vec<f64>)| y.iter().zip(own).map(|(y, own)| 0.5 * (y + own)).collect();
+        let aim: Matrix = y.iter().zip(&own).map(half_way).collect();
+        let flat: Vec<f32> = aim.iter().flatten().map(|v| *v as f32).collect();
+        let transposed = products(&p, &flat);
+        let right: Matrix = (0..ROWS).map(|r| (0..COLS).map(|j| transposed[j][r]).collect()).collect();
+        let expected = admm_towards(&products(&p, &p), &right, &[1.0; ROWS], 0.5);
+        let pattern = Pattern::Unstructured { sparsity: 0.5 };
+        let found = as_matrix(&pruned("admm", pattern, None, &inputs));
+        let (ours, theirs) = (loss_of_outputs(&aim, &p, &found), loss_of_outputs(&aim, &p, &expected));
+        assert!((ours / theirs - 1.0).abs() <= 0.01, "{beside:?}: {ours} where {theirs} is right");
+        let alone = as_matrix(&pruned("admm", pattern, None, &inputs_of(&p, None)));
+        assert!(loss_of_outputs(&y, &p, &found) < loss_of_outputs(&y, &p, &alone), "{beside:?}");
+    }
+}
+
+#[test]
+fn admm_prunes_more_of_rows_that_weigh_less() {
+    let (x, inputs) = (tokens(700, 1), inputs());
+    let importance: Vec<f64> = (0..ROWS).map(|r| 0.5 + (r % 5) as f64).collect();
+    let g = products(&x, &x);
+    let wanted: Matrix = weights().iter().map(|row| times(&g, row)).collect();
+    let expected = admm_towards(&g, &wanted, &importance, 0.5);
+    let ours: Vec<f32> = importance.iter().map(|v| *v as f32).collect();
+    let pattern = Pattern::Unstructured { sparsity: 0.5 };
+    let found = as_matrix(&pruned_weighing("admm", pattern, None, &inputs, Some(&ours)));
+    assert!((loss(&found) / loss(&expected) - 1.0).abs() <= 0.01);
+    let kept = |rows: &Matrix, r: usize| rows[r].iter().filter(|w| **w != 0.0).count();
+    let differing: usize = (0..ROWS).map(|r| kept(&found, r).abs_diff(kept(&expected, r))).sum();
+    assert!(differing <= ROWS * COLS / 100, "{differing} of the rows' weights");
+    assert!(kept(&found, 4) > kept(&found, 0) + COLS / 4, "{} and {}", kept(&found, 4), kept(&found, 0));
+}
+
 #[test]
 fn updates_lose_less_than_masks_alone() {
     let inputs = inputs();
@@ -226,9 +326,8 @@ fn admm_falls_back_to_wanda_where_it_is_worse_on_tokens_held_out() {
     // Other tokens altogether: features that the calibration hardly moved are loud, and none goes with another.
     let x: Vec<f32> =
         noise(400 * COLS, 77).iter().enumerate().map(|(i, v)| v * 1000.0f32.powi((i % COLS % 2) as i32)).collect();
-    let mut held_out = Gram::new(COLS).unwrap();
-    held_out.add(&x);
-    held_out.finish();
+    let mut held_out = HeldOut::new(COLS, None);
+    held_out.add(&x, &[]);
     inputs.held_out = Some(held_out);
     let pattern = Pattern::Unstructured { sparsity: 0.5 };
     let (found, wanda) = (pruned("admm", pattern, None, &inputs), pruned("wanda", pattern, None, &inputs));

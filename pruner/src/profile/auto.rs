@@ -78,11 +78,11 @@ impl Search<'_> {
         let threads = self.options.threads;
         let mut probe = Probe::new(self.source, judged, threads)?;
         self.measure_tables(&mut probe)?;
-        let mut stream = Stream::new(self.source, &seen[..seen.len().min(SEEN)], threads)?;
+        let mut stream = Stream::new(self.source, &seen[..seen.len().min(SEEN)], Needs::Gram, threads)?;
         for index in 0..self.source.config().n_layers {
             let layer = Layer::load(self.source, stream.engine(), index)?;
             for site in Site::ALL {
-                let inputs = stream.observe(&layer, site, Needs::Gram, &mut |_| Ok(()))?;
+                let inputs = stream.observe(&layer, None, site, Needs::Gram, &mut |_| Ok(()))?;
                 let pool = stream.pool();
                 for short in site.matrices() {
                     let item = self.measure_matrix(&format!("blk.{index}.{short}"), &inputs, &pool, &mut probe)?;

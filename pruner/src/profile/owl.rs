@@ -25,13 +25,13 @@ pub(super) fn allocate(
 ) -> Result<Allocation, Error> {
     let sparsity = shared(options, "owl")?;
     let layers = source.config().n_layers;
-    let mut stream = Stream::new(source, windows, options.threads)?;
+    let mut stream = Stream::new(source, windows, Needs::ColumnNorms, options.threads)?;
     let mut outliers = Vec::with_capacity(layers);
     for index in 0..layers {
         let layer = Layer::load(source, stream.engine(), index)?;
         let mut scores = Scores::default();
         for site in Site::ALL {
-            let inputs = stream.observe(&layer, site, Needs::ColumnNorms, &mut |_| Ok(()))?;
+            let inputs = stream.observe(&layer, None, site, Needs::ColumnNorms, &mut |_| Ok(()))?;
             let norms = inputs.norms.norms();
             for short in site.matrices() {
                 let name = format!("blk.{index}.{short}");

@@ -86,10 +86,16 @@ impl Gram {
         h
     }
 
-    /// `||X w||^2` of every row `w` of `rows` (`o x d`), summed.
-    pub fn energy(&self, rows: &[f32]) -> f64 {
+    /// `X^T X w` of every row `w` of `rows` (`o x d`).
+    pub(crate) fn times(&self, rows: &[f32]) -> Vec<f32> {
         let mut products = vec![0.0; rows.len()];
         linalg::times(&self.products, self.d, rows, &mut products);
+        products
+    }
+
+    /// `||X w||^2` of every row `w` of `rows` (`o x d`), summed.
+    pub fn energy(&self, rows: &[f32]) -> f64 {
+        let products = self.times(rows);
         let parts = rows.par_chunks(self.d).zip(products.par_chunks(self.d));
         let of_rows: Vec<f64> = parts.map(|(w, p)| w.iter().zip(p).map(|(w, p)| f64::from(w * p)).sum()).collect();
         of_rows.into_iter().sum::<f64>().max(0.0)
