@@ -55,7 +55,7 @@ pub fn plan(source: &dyn Checkpoint, options: &PruneOptions, nsamples: usize, se
     Ok(Plan {
         tensor_bytes,
         file_bytes: file_bytes(&sizes, source.vocabulary(), config.shortlist.as_ref()),
-        journal_bytes: journal_bytes(config, &sizes, nsamples as u64 * seqlen as u64),
+        journal_bytes: journal_bytes(config, options, &sizes, nsamples as u64 * seqlen as u64),
         peak_bytes: peak_bytes(config, options, &sizes, (nsamples, seqlen)),
         work: Work::of(config, options, nsamples as u64, seqlen as u64).total(),
     })
@@ -209,10 +209,11 @@ fn longer_stream(kept: f64, cols: usize) -> f64 {
     kept * share + 0.8 * deviation
 }
 
-fn journal_bytes(c: &Config, sizes: &[Size], tokens: u64) -> u64 {
+fn journal_bytes(c: &Config, options: &PruneOptions, sizes: &[Size], tokens: u64) -> u64 {
     let head = |s: &Size| s.name.len() as u64 + s.start_bytes + 128;
     let records: u64 = sizes.iter().filter(|s| s.in_layer).map(|s| head(s) + s.bytes).sum();
-    records + 2 * (tokens * c.dim as u64 * 4 + SECTION_ALIGN)
+    let streams = if options.needs() == Needs::DenseOutputs { 2 } else { 1 };
+    records + 2 * (streams * tokens * c.dim as u64 * 4 + SECTION_ALIGN)
 }
 
 /// While a matrix is pruned: the stream, one layer in f32, and for the matrix its weights twice, scores, sort
