@@ -1,0 +1,108 @@
+//! Profiles on a small random model: what they allocate, and what comes of it.
+
+use std::ops::ControlFlow;
+
+use pruner::{Allocation, Budget, Error, Pattern, Profile, PruneOptions, prune};
+use spm::synthetic::SyntheticModel;
+use spm::{Checkpoint, Encoding, Matrix, Provenance, SpmWriter};
+
+fn windows() -> Vec<Vec<u32>> {
+    (0..14).map(|w| (0..60).map(|t| (t * t * 7 + t * 31 + w * 13) % 260).collect()).collect()
+}
+
+fn options(sparsity: f64) -> PruneOptions {
+    let options = PruneOptions { pattern: Pattern::Unstructured { sparsity }, ..PruneOptions::default() };
+    options.with_method("sparsegpt").unwrap()
+}
+
+fn allocate(profile: Profile, options: &PruneOptions) -> Result<Allocation, Error> {
+    profile.allocate(&SyntheticModel::tiny(3), options, &windows(), &mut |_| ControlFlow::Continue(()))
+}
+
+fn file_bytes(options: &PruneOptions) -> u64 {
+    let (model, folder) = (SyntheticModel::tiny(3), tempfile::tempdir().unwrap());
+    let mut writer = SpmWriter::create(&folder.path().join("m.spm"), &Default::default()).unwrap();
+    prune(&model, options, &windows(), &mut writer, &mut |_| ControlFlow::Continue(())).unwrap();
+    writer.finish(model.config(), model.vocabulary(), &Provenance::default()).unwrap()
+}
+
+fn tensors(options: &PruneOptions) -> Vec<(String, Matrix)> {
+    let mut tensors = Vec::new();
+    prune(&SyntheticModel::tiny(3), options, &windows(), &mut tensors, &mut |_| ControlFlow::Continue(())).unwrap();
+    tensors
+}
+
+#[test]
+fn layers_share_a_sparsity_out() {
+    let options = options(0.6);
+    assert_eq!(allocate(Profile::Uniform, &options).unwrap(), Allocation::default());
+    for profile in [Profile::Owl, Profile::Depth] {
+        let allocation = allocate(profile, &options).unwrap();
+        let of = |layer| allocation.matrices[&format!("blk.{layer}.ffn_up.weight")].pattern.sparsity();
+        assert_eq!(allocation.matrices.len(), 14, "{profile}");
+        assert!((of(0) + of(1) - 1.2).abs() < 1e-9 && of(0) != of(1), "{profile}: {} and {}", of(0), of(1));
+        let tensors = tensors(&PruneOptions { allocation, ..options.clone() });
+        let (kept, all) = tensors
+            .iter()
+            .filter(|(name, m)| name.starts_with("blk.") && m.rows() > 1)
+            .fold((0, 0), |(kept, all), (_, m)| (kept + m.kept(), all + (m.rows() * m.cols()) as u64));
+        assert!((kept as f64 / all as f64 - 0.4).abs() < 0.01, "{profile}: {kept} of {all}");
+    }
+    let fixed = PruneOptions { pattern: Pattern::KeepNofM { n: 2, m: 4 }, ..options };
+    assert!(allocate(Profile::Owl, &fixed).unwrap_err().to_string().contains("2:4 has one sparsity for all"));
+}
+
+/// Files are no larger than was asked for, use what there is, and are sparse only where bytes are few.
+#[test]
+fn a_mix_fits_its_size() {
+    let options = options(0.5);
+    let (smallest, largest) = (1 << 20, 1 << 30);
+    let too_small = allocate(Profile::Auto(Budget::File(1000)), &options).unwrap_err();
+    let Error::TooSmall { limit: 1000, least } = too_small else { panic!("{too_small}") };
+    assert!(least < smallest);
+    let with = |size| {
+        let allocation = allocate(Profile::Auto(Budget::File(size)), &options).unwrap();
+        PruneOptions { allocation, ..options.clone() }
+    };
+    // The smallest model is 16 sections of padding and little else, so sizes are of the tensors.
+    let sizes = [least, least + 20_000, least + 60_000, largest];
+    let found: Vec<u64> = sizes.iter().map(|size| tensor_bytes(&tensors(&with(*size)))).collect();
+    assert!(found.windows(2).all(|b| b[0] <= b[1]) && found[0] < found[3], "{found:?}");
+    for size in &sizes[..3] {
+        assert!(file_bytes(&with(*size)) <= *size);
+    }
+    let encodings = |size| tensors(&with(size)).into_iter().filter(|(_, m)| m.rows() > 1).map(|(_, m)| m.encoding());
+    assert!(encodings(largest).all(|e| e == Encoding::Q8));
+    assert!(encodings(least).any(Encoding::is_sparse));
+}
+
+#[test]
+fn a_mix_fits_the_bytes_of_a_token() {
+    let options = options(0.5);
+    let allocation = allocate(Profile::Auto(Budget::Token(60_000)), &options).unwrap();
+    let tied = SyntheticModel::tiny(3).config().tied_head;
+    let read: u64 = tensors(&PruneOptions { allocation, ..options })
+        .iter()
+        .filter(|(name, m)| m.rows() > 1 && (tied || name != "token_embd.weight"))
+        .map(|(_, m)| m.byte_len() as u64)
+        .sum();
+    assert!((40_000..=60_000).contains(&read), "{read}");
+}
+
+#[test]
+fn threads_change_no_mix() {
+    let with = |threads| allocate(Profile::Auto(Budget::OfUniform), &PruneOptions { threads, ..options(0.5) }).unwrap();
+    assert_eq!(with(1), with(3));
+}
+
+#[test]
+fn a_mix_needs_windows_to_judge_by() {
+    let model = SyntheticModel::tiny(3);
+    let profile = Profile::Auto(Budget::OfUniform);
+    let found = profile.allocate(&model, &options(0.5), &windows()[..2], &mut |_| ControlFlow::Continue(()));
+    assert!(found.unwrap_err().to_string().contains("3 or more"));
+}
+
+fn tensor_bytes(tensors: &[(String, Matrix)]) -> u64 {
+    tensors.iter().map(|(_, m)| m.byte_len() as u64).sum()
+}
