@@ -13,7 +13,7 @@ pub const FORMAT: &str = "sparse-prune report 1";
 /// All of it.
 #[derive(Serialize)]
 pub struct Facts {
-    /// What this is, and which version of it; it comes first, see [`super::JSON_START`].
+    /// What this is, and which version of it; it comes first, so that it is known by its first line.
     pub format: &'static str,
     /// Program and version.
     pub tool: String,
