@@ -9,6 +9,7 @@ mod error;
 pub mod ffi;
 mod generate;
 mod kv_cache;
+pub mod likelihood;
 mod linear;
 mod model;
 mod ops;

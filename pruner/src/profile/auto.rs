@@ -103,7 +103,7 @@ impl Search<'_> {
             for treatment in &treatments {
                 let encoding = treatment.values.dense();
                 let stored = encode_table(self.source, &name, &all, cols, encoding, &mut |_| Ok(()))?;
-                losses.push(probe.divergence(&name, stored)?.max(0.0));
+                losses.push(probe.divergence(&name, stored)?);
             }
             self.items.push(Item { name, shape: (rows, cols), treatments, losses });
             self.tick(0)?;
@@ -126,7 +126,7 @@ impl Search<'_> {
         let half = Treatment { pattern: Pattern::Unstructured { sparsity: 0.5 }, values: ValueType::F16 };
         let Outcome { stored, relative_error: error, .. } =
             pool.install(|| tried(options, half, name, shape, &dense, inputs))?;
-        let divergence = probe.divergence(name, stored)?.max(0.0);
+        let divergence = probe.divergence(name, stored)?;
         // What an error of all there is would cost if losses grew with its square all the way.
         let whole = if error > 0.0 { divergence / (error * error) } else { 0.0 };
         let sample = sample(&dense, shape);

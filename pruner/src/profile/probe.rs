@@ -1,6 +1,7 @@
 //! What a change of one matrix costs the whole model: the divergence of its predictions from those of the dense model, on
 //! windows that nothing else was fitted to.
 
+use runtime::likelihood::{divergence, log_sum_exp};
 use runtime::{EngineOptions, KvCache, KvType, LayerIo, Model, Precision, Workspace, embed};
 use spm::{Checkpoint, Matrix};
 
@@ -27,7 +28,7 @@ struct Window {
     ids: Vec<u32>,
     /// `n x dim` before every layer, and after the last.
     hidden: Vec<Vec<f32>>,
-    /// Log-likelihoods of all tokens at the scored positions.
+    /// Logits of all tokens at the scored positions.
     expected: Vec<f32>,
 }
 
@@ -65,9 +66,7 @@ impl Probe {
         let last = hidden.last().map_or(&[][..], |h| h);
         let mut expected = zeroed("the dense model's predictions", scored(ids.len()).count() * vocab_size)?;
         self.predict(last, ids.len(), &mut |i, logits| {
-            let log_sum = log_sum_exp(logits);
-            let to = &mut expected[i * vocab_size..][..vocab_size];
-            to.iter_mut().zip(logits).for_each(|(to, l)| *to = (f64::from(*l) - log_sum) as f32);
+            expected[i * vocab_size..][..vocab_size].copy_from_slice(logits);
         })?;
         Ok(Window { ids, hidden, expected })
     }
@@ -87,13 +86,9 @@ impl Probe {
         let vocab_size = self.model.config().vocab_size;
         let (mut sum, mut n) = (0.0, 0);
         self.predict(&last, window.ids.len(), &mut |i, logits| {
-            let log_sum = log_sum_exp(logits);
             let expected = &window.expected[i * vocab_size..][..vocab_size];
-            let terms = expected.iter().zip(logits).map(|(p, l)| {
-                let p = f64::from(*p);
-                p.exp() * (p - (f64::from(*l) - log_sum))
-            });
-            (sum, n) = (sum + terms.sum::<f64>(), n + 1);
+            let (kl, _) = divergence(expected, logits, log_sum_exp(logits));
+            (sum, n) = (sum + kl, n + 1);
         })?;
         Ok((sum, n))
     }
@@ -135,11 +130,6 @@ impl Probe {
 /// Positions whose predictions are compared.
 fn scored(len: usize) -> impl Iterator<Item = usize> {
     (len / 4..len).step_by(EVERY)
-}
-
-fn log_sum_exp(logits: &[f32]) -> f64 {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    f64::from(max) + logits.iter().map(|l| f64::from((l - max).exp())).sum::<f64>().ln()
 }
 
 #[cfg(test)]
