@@ -85,6 +85,16 @@ pub struct Progress {
     pub resumed: u64,
 }
 
+impl Progress {
+    /// Tells `whom`; an error if they want it to stop.
+    pub(crate) fn tell(self, whom: &mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<(), Error> {
+        match whom(self) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Error::Interrupted),
+        }
+    }
+}
+
 /// Wanda at 50 %, values in f16, head in q8.
 impl Default for PruneOptions {
     fn default() -> Self {
@@ -110,8 +120,7 @@ impl PruneOptions {
         self.everywhere().check(config.dim)?;
         let matrices: Vec<(String, usize)> = layer_matrices(config).map(|(name, (_, cols))| (name, cols)).collect();
         matrices.iter().try_for_each(|(name, cols)| self.treatment(name).check(*cols))?;
-        let tables: Vec<String> =
-            outside_layers(config).filter(|(_, rows, _)| *rows > 1).map(|(name, ..)| name).collect();
+        let tables: Vec<String> = tables(config).map(|(name, ..)| name).collect();
         let other_matrix = self.allocation.matrices.keys().find(|name| !matrices.iter().any(|(n, _)| n == *name));
         let other_table = self.allocation.tables.keys().find(|name| !tables.contains(name));
         if let Some(name) = other_matrix.or(other_table) {
@@ -737,10 +746,7 @@ impl Meter<'_> {
     fn tick(&mut self, step: &'static str, work: u64) -> Result<(), Error> {
         self.done = (self.done + work).min(self.total);
         let Meter { layer, layers, done, total, resumed, .. } = *self;
-        match (self.progress)(Progress { layer, layers, step, done, total, resumed }) {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(Error::Interrupted),
-        }
+        Progress { layer, layers, step, done, total, resumed }.tell(self.progress)
     }
 }
 
@@ -753,6 +759,11 @@ pub(crate) fn layer_matrices(config: &Config) -> impl Iterator<Item = (String, (
 /// Embedding, output norm and head: name, rows, columns.
 pub(crate) fn outside_layers(config: &Config) -> impl Iterator<Item = (String, usize, usize)> {
     config.tensors().into_iter().filter(|(name, ..)| !name.starts_with("blk."))
+}
+
+/// The embedding and the head, if that is another: name, rows, columns.
+pub(crate) fn tables(config: &Config) -> impl Iterator<Item = (String, usize, usize)> {
+    outside_layers(config).filter(|(_, rows, _)| *rows > 1)
 }
 
 fn is_layer_matrix(name: &str) -> bool {

@@ -7,7 +7,7 @@ use spm::levels::in_high_nibbles;
 use spm::matrix::{self, PLANE_ALIGN};
 use spm::{BLOCK, CHUNK, Checkpoint, Config, Encoding, Shortlist, Vocabulary};
 
-use crate::driver::{PruneOptions, layer_matrices, outside_layers};
+use crate::driver::{PruneOptions, layer_matrices, tables};
 use crate::error::Error;
 use crate::method::Needs;
 use crate::pattern::{Group, Pattern};
@@ -123,10 +123,7 @@ impl Work {
             pruning: layer_matrices(c)
                 .map(|(name, (rows, cols))| (rows * cols) as u64 * options.cost(&name, cols))
                 .sum(),
-            outside: outside_layers(c)
-                .filter(|(_, rows, _)| *rows > 1)
-                .map(|(_, rows, cols)| rows as u64 * cols as u64)
-                .sum(),
+            outside: tables(c).map(|(_, rows, cols)| rows as u64 * cols as u64).sum(),
         }
     }
 

@@ -15,7 +15,9 @@ use super::Budget;
 use super::mix::{Choice, cheapest};
 use super::probe::Probe;
 use crate::allocation::{Allocation, Treatment, ValueType};
-use crate::driver::{Outcome, Progress, PruneOptions, check_finite, encode_table, outcome, outside_layers, read_all};
+use crate::driver::{
+    Outcome, Progress, PruneOptions, check_finite, encode_table, layer_matrices, outcome, read_all, tables,
+};
 use crate::error::Error;
 use crate::method::{Needs, by_name};
 use crate::pattern::{Group, Pattern};
@@ -96,7 +98,7 @@ impl Search<'_> {
     }
 
     fn measure_tables(&mut self, probe: &mut Probe) -> Result<(), Error> {
-        for (name, rows, cols) in outside_layers(self.source.config()).filter(|(_, rows, _)| *rows > 1) {
+        for (name, rows, cols) in tables(self.source.config()) {
             let treatments: Vec<Treatment> = [ValueType::Q8, ValueType::Q5, ValueType::Q4].map(Treatment::dense).into();
             let all: Vec<usize> = (0..rows).collect();
             let mut losses = Vec::new();
@@ -143,13 +145,9 @@ impl Search<'_> {
 
     fn tick(&mut self, layer: usize) -> Result<(), Error> {
         self.done += 1;
-        let layers = self.source.config().n_layers;
-        let total = (layers * Site::ALL.iter().map(|s| s.matrices().len()).sum::<usize>()) as u64 + 2;
-        let done = self.done.min(total);
-        match (self.progress)(Progress { layer, layers, step: "sensitivity", done, total, resumed: 0 }) {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(Error::Interrupted),
-        }
+        let config = self.source.config();
+        let (layers, total) = (config.n_layers, (layer_matrices(config).count() + tables(config).count()) as u64);
+        Progress { layer, layers, step: "sensitivity", done: self.done, total, resumed: 0 }.tell(self.progress)
     }
 
     fn solve(&self, budget: Budget) -> Result<Allocation, Error> {

@@ -41,17 +41,8 @@ pub(super) fn allocate(
         }
         stream.leave(&layer, &mut |_| Ok(()))?;
         outliers.push(scores.outliers());
-        let done = Progress {
-            layer: index,
-            layers,
-            step: "outliers",
-            done: index as u64 + 1,
-            total: layers as u64,
-            resumed: 0,
-        };
-        if progress(done).is_break() {
-            return Err(Error::Interrupted);
-        }
+        let (done, total) = (index as u64 + 1, layers as u64);
+        Progress { layer: index, layers, step: "outliers", done, total, resumed: 0 }.tell(progress)?;
     }
     Ok(by_layer(source.config(), options, &sparsities(&outliers, sparsity)))
 }
