@@ -67,11 +67,11 @@ impl Site {
         }
     }
 
-    /// What is gathered of the dense model here, and how many numbers a token.
-    fn beside(self, c: &Config) -> (Beside, usize) {
+    /// What is gathered of the dense model here, `dim` numbers a token.
+    fn beside(self) -> Beside {
         match self {
-            Site::AttnIn | Site::FfnIn => (Beside::Inputs, c.dim),
-            Site::AttnOut | Site::FfnHidden => (Beside::Outputs, c.dim),
+            Site::AttnIn | Site::FfnIn => Beside::Inputs,
+            Site::AttnOut | Site::FfnHidden => Beside::Outputs,
         }
     }
 
@@ -198,7 +198,7 @@ impl Stream {
     ) -> Result<Inputs, Error> {
         let c = self.engine.config();
         let cols = site.width(c);
-        let beside = dense.map(|_| site.beside(c));
+        let beside = dense.map(|_| (site.beside(), c.dim));
         let mut gram = Gram::new(cols)?;
         let mut wanted = beside.map(|(beside, width)| Wanted::new(beside, cols, width)).transpose()?;
         let mut held_out = (self.windows.len() >= HELD_OUT).then(|| HeldOut::new(cols, beside));
@@ -359,12 +359,22 @@ impl Window {
         }
     }
 
-    /// Moves the dense model to `site`, or after it where that adds to the stream, and returns what [`Site::beside`] says;
-    /// `seen` are the pruned model's inputs.
+    /// What [`Site::beside`] says of the dense model, moved to `site`; `seen` are the pruned model's inputs there.
     fn beside(&mut self, site: Site, engine: &Engine, layer: &Layer, worker: &mut Worker, seen: &[f32]) -> Vec<f32> {
+        let mut beside = Vec::with_capacity(self.dense.len());
+        self.follow(site, engine, layer, worker, &mut |x| beside.extend_from_slice(x));
+        let pruned = match site.beside() {
+            Beside::Inputs => seen,
+            Beside::Outputs => &self.hidden,
+        };
+        beside.iter_mut().zip(pruned).for_each(|(dense, pruned)| *dense -= pruned);
+        beside
+    }
+
+    /// Moves the dense model to `site`, or after it where that adds to the stream, showing `see` its inputs or the stream.
+    fn follow(&mut self, site: Site, engine: &Engine, layer: &Layer, worker: &mut Worker, see: &mut dyn FnMut(&[f32])) {
         let c = engine.config();
         let Worker { ws, cache, narrow, attended, wide } = worker;
-        let mut beside = Vec::with_capacity(self.dense.len());
         for (i, dense) in self.dense.chunks_mut(CHUNK * c.dim).enumerate() {
             let n = dense.len() / c.dim;
             let narrow = &mut narrow[..n * c.dim];
@@ -384,17 +394,11 @@ impl Window {
                     layer.ffn_output(engine, ws, wide, dense);
                 }
             }
-            match site.beside(c).0 {
-                Beside::Inputs => beside.extend_from_slice(narrow),
-                Beside::Outputs => beside.extend_from_slice(dense),
+            match site.beside() {
+                Beside::Inputs => see(narrow),
+                Beside::Outputs => see(dense),
             }
         }
-        let pruned = match site.beside(c).0 {
-            Beside::Inputs => seen,
-            Beside::Outputs => &self.hidden,
-        };
-        beside.iter_mut().zip(pruned).for_each(|(dense, pruned)| *dense -= pruned);
-        beside
     }
 
     /// Goes on from the last site.
