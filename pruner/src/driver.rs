@@ -139,11 +139,16 @@ impl PruneOptions {
 
     /// What becomes of matrix `tensor`.
     pub fn treatment(&self, tensor: &str) -> Treatment {
-        match self.allocation.matrices.get(tensor) {
-            _ if self.ignore.iter().any(|p| tensor.contains(p.as_str())) => Treatment::dense(self.values),
-            Some(treatment) => *treatment,
-            None => self.everywhere(),
+        let allocated = self.allocation.matrices.get(tensor).copied();
+        match self.ignores(tensor) {
+            false => allocated.unwrap_or(self.everywhere()),
+            true => allocated.filter(|t| t.pattern.is_dense()).unwrap_or(Treatment::dense(self.values)),
         }
+    }
+
+    /// Whether `tensor` is to stay dense whatever becomes of others.
+    pub(crate) fn ignores(&self, tensor: &str) -> bool {
+        self.ignore.iter().any(|p| tensor.contains(p.as_str()))
     }
 
     /// How `table`, the embedding or the head, is stored.
@@ -757,12 +762,12 @@ pub(crate) fn layer_matrices(config: &Config) -> impl Iterator<Item = (String, (
 }
 
 /// Embedding, output norm and head: name, rows, columns.
-pub(crate) fn outside_layers(config: &Config) -> impl Iterator<Item = (String, usize, usize)> {
+pub(crate) fn outside_layers(config: &Config) -> impl Iterator<Item = (String, usize, usize)> + use<> {
     config.tensors().into_iter().filter(|(name, ..)| !name.starts_with("blk."))
 }
 
 /// The embedding and the head, if that is another: name, rows, columns.
-pub(crate) fn tables(config: &Config) -> impl Iterator<Item = (String, usize, usize)> {
+pub(crate) fn tables(config: &Config) -> impl Iterator<Item = (String, usize, usize)> + use<> {
     outside_layers(config).filter(|(_, rows, _)| *rows > 1)
 }
 

@@ -2,9 +2,9 @@
 
 use std::ops::ControlFlow;
 
-use pruner::{Allocation, Budget, Error, Pattern, Profile, PruneOptions, prune};
-use spm::synthetic::SyntheticModel;
-use spm::{Checkpoint, Encoding, Matrix, Provenance, SpmWriter};
+use pruner::{Allocation, Budget, Error, Pattern, Profile, PruneOptions, prune, shortlist};
+use spm::synthetic::{SyntheticModel, padded_vocabulary};
+use spm::{Checkpoint, Config, Encoding, Matrix, Provenance, Shortlist, SpmWriter, needed_tokens};
 
 fn windows() -> Vec<Vec<u32>> {
     (0..14).map(|w| (0..60).map(|t| (t * t * 7 + t * 31 + w * 13) % 260).collect()).collect()
@@ -20,15 +20,24 @@ fn allocate(profile: Profile, options: &PruneOptions) -> Result<Allocation, Erro
 }
 
 fn file_bytes(options: &PruneOptions) -> u64 {
-    let (model, folder) = (SyntheticModel::tiny(3), tempfile::tempdir().unwrap());
+    bytes_of_file(&SyntheticModel::tiny(3), options)
+}
+
+fn bytes_of_file(model: &SyntheticModel, options: &PruneOptions) -> u64 {
+    let folder = tempfile::tempdir().unwrap();
     let mut writer = SpmWriter::create(&folder.path().join("m.spm"), &Default::default()).unwrap();
-    prune(&model, options, &windows(), &mut writer, &mut |_| ControlFlow::Continue(())).unwrap();
-    writer.finish(model.config(), model.vocabulary(), &Provenance::default()).unwrap()
+    prune(model, options, &windows(), &mut writer, &mut |_| ControlFlow::Continue(())).unwrap();
+    let config = shortlist::shortened(model, options.shortlist.as_ref()).unwrap();
+    writer.finish(&config, model.vocabulary(), &Provenance::default()).unwrap()
 }
 
 fn tensors(options: &PruneOptions) -> Vec<(String, Matrix)> {
+    tensors_of(&SyntheticModel::tiny(3), options)
+}
+
+fn tensors_of(model: &SyntheticModel, options: &PruneOptions) -> Vec<(String, Matrix)> {
     let mut tensors = Vec::new();
-    prune(&SyntheticModel::tiny(3), options, &windows(), &mut tensors, &mut |_| ControlFlow::Continue(())).unwrap();
+    prune(model, options, &windows(), &mut tensors, &mut |_| ControlFlow::Continue(())).unwrap();
     tensors
 }
 
@@ -74,6 +83,31 @@ fn a_mix_fits_its_size() {
     let encodings = |size| tensors(&with(size)).into_iter().filter(|(_, m)| m.rows() > 1).map(|(_, m)| m.encoding());
     assert!(encodings(largest).all(|e| e == Encoding::Q8));
     assert!(encodings(least).any(Encoding::is_sparse));
+}
+
+/// A head of fewer rows and matrices that must stay dense are reckoned with.
+#[test]
+fn a_mix_fits_beside_other_options() {
+    let vocabulary = padded_vocabulary(4000);
+    let list = Shortlist::new(needed_tokens(&vocabulary), 4000).unwrap();
+    let mut config = Config::new(2, 64, 160, 4, 2);
+    config.tied_head = false;
+    let model = SyntheticModel::with_vocabulary(config, vocabulary, 5);
+    let options = PruneOptions { shortlist: Some(list), ignore: vec!["blk.0.".into()], ..options(0.5) };
+    let allocate = |size| {
+        let profile = Profile::Auto(Budget::File(size));
+        profile.allocate(&model, &options, &windows(), &mut |_| ControlFlow::Continue(()))
+    };
+    let Error::TooSmall { least, .. } = allocate(1000).unwrap_err() else { panic!("1000 bytes were enough") };
+    let options = PruneOptions { allocation: allocate(least).unwrap(), ..options.clone() };
+    assert!(bytes_of_file(&model, &options) <= least);
+    let tensors = tensors_of(&model, &options);
+    let of = |prefix: &str| {
+        let matrices = tensors.iter().filter(|(name, m)| m.rows() > 1 && name.starts_with(prefix));
+        matrices.map(|(_, m)| m.encoding()).collect::<Vec<_>>()
+    };
+    assert!(of("blk.0.").into_iter().all(|e| e == Encoding::Q4));
+    assert!(of("blk.1.").into_iter().any(Encoding::is_sparse));
 }
 
 #[test]

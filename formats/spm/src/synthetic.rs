@@ -20,8 +20,12 @@ pub struct SyntheticModel {
 impl SyntheticModel {
     /// Weights drawn from `seed`, of about the size that keeps a decoder's activations near 1. The vocabulary has
     /// the 256 bytes, a few merges and an end token; `config.vocab_size` is set to fit.
-    pub fn new(mut config: Config, seed: u64) -> Self {
-        let vocabulary = vocabulary();
+    pub fn new(config: Config, seed: u64) -> Self {
+        Self::with_vocabulary(config, vocabulary(), seed)
+    }
+
+    /// The same with another vocabulary.
+    pub fn with_vocabulary(mut config: Config, vocabulary: Vocabulary, seed: u64) -> Self {
         config.vocab_size = vocabulary.tokens.len();
         let mut random = SplitMix::new(seed);
         let mut infos = Vec::new();

@@ -22,6 +22,7 @@ use crate::error::Error;
 use crate::method::{Needs, by_name};
 use crate::pattern::{Group, Pattern};
 use crate::plan::{self, plan};
+use crate::shortlist::shortened;
 use crate::statistics::Inputs;
 use crate::stream::{Site, Stream};
 
@@ -42,19 +43,24 @@ pub(super) fn allocate(
     if windows.len() <= JUDGED {
         return Err(Error::option("calibration windows", &windows.len().to_string(), "3 or more for profile `auto`"));
     }
-    let mut search = Search { source, options, items: Vec::new(), progress, done: 0 };
+    let config = shortened(source, options.shortlist.as_ref())?;
+    let mut search = Search { source, config, options, items: Vec::new(), progress, done: 0 };
     search.measure(windows)?;
     search.solve(budget)
 }
 
+/// How what is not pruned may be stored.
+fn dense_treatments() -> [Treatment; 3] {
+    [ValueType::Q8, ValueType::Q5, ValueType::Q4].map(Treatment::dense)
+}
+
 /// Treatments that a matrix may get.
 fn treatments(cols: usize) -> Vec<Treatment> {
-    let dense = [ValueType::Q8, ValueType::Q5, ValueType::Q4].map(Treatment::dense);
     let unstructured = |sparsity, values| Treatment { pattern: Pattern::Unstructured { sparsity }, values };
     let sparse = [0.3, 0.4, 0.5, 0.6, 0.7].map(|sparsity| unstructured(sparsity, ValueType::Q4));
     let fixed = Treatment { pattern: Pattern::KeepNofM { n: 2, m: 4 }, values: ValueType::Q4 };
     let has_fixed = fixed.encoding(cols).is_ok_and(|e| e == Encoding::Q4Keep2Of4);
-    dense.into_iter().chain(sparse).chain(has_fixed.then_some(fixed)).collect()
+    dense_treatments().into_iter().chain(sparse).chain(has_fixed.then_some(fixed)).collect()
 }
 
 /// A matrix or table, and what may become of it.
@@ -68,6 +74,8 @@ struct Item {
 
 struct Search<'a> {
     source: &'a dyn Checkpoint,
+    /// Of the new model.
+    config: Config,
     options: &'a PruneOptions,
     items: Vec<Item>,
     progress: &'a mut dyn FnMut(Progress) -> ControlFlow<()>,
@@ -98,8 +106,8 @@ impl Search<'_> {
     }
 
     fn measure_tables(&mut self, probe: &mut Probe) -> Result<(), Error> {
-        for (name, rows, cols) in tables(self.source.config()) {
-            let treatments: Vec<Treatment> = [ValueType::Q8, ValueType::Q5, ValueType::Q4].map(Treatment::dense).into();
+        for ((name, rows, cols), (_, new_rows, _)) in tables(self.source.config()).zip(tables(&self.config)) {
+            let treatments: Vec<Treatment> = dense_treatments().into();
             let all: Vec<usize> = (0..rows).collect();
             let mut losses = Vec::new();
             for treatment in &treatments {
@@ -107,7 +115,7 @@ impl Search<'_> {
                 let stored = encode_table(self.source, &name, &all, cols, encoding, &mut |_| Ok(()))?;
                 losses.push(probe.divergence(&name, stored)?);
             }
-            self.items.push(Item { name, shape: (rows, cols), treatments, losses });
+            self.items.push(Item { name, shape: (new_rows, cols), treatments, losses });
             self.tick(0)?;
         }
         Ok(())
@@ -132,7 +140,7 @@ impl Search<'_> {
         // What an error of all there is would cost if losses grew with its square all the way.
         let whole = if error > 0.0 { divergence / (error * error) } else { 0.0 };
         let sample = sample(&dense, shape);
-        let treatments = treatments(shape.1);
+        let treatments = if options.ignores(name) { dense_treatments().into() } else { treatments(shape.1) };
         let mut losses = Vec::with_capacity(treatments.len());
         for treatment in &treatments {
             let sampled = (sample.len() / shape.1, shape.1);
@@ -151,16 +159,15 @@ impl Search<'_> {
     }
 
     fn solve(&self, budget: Budget) -> Result<Allocation, Error> {
-        let config = self.source.config();
         let group = self.options.group_of_method();
-        let counts = |name: &str| is_counted(name, config, budget);
-        let bytes = |item: &Item, t: &Treatment| -> Result<u64, Error> {
-            let (bytes, starts) = plan::bytes_of(t.encoding(item.shape.1)?, t.pattern, group, item.shape);
-            Ok(if counts(&item.name) { bytes + starts } else { 0 })
-        };
         let choices_of = |item: &Item| -> Result<Vec<Choice>, Error> {
+            let shape = counted(item, &self.config, budget);
             let all = item.treatments.iter().zip(&item.losses);
-            all.map(|(t, loss)| Ok(Choice { bytes: bytes(item, t)?, loss: *loss })).collect()
+            all.map(|(t, loss)| {
+                let (bytes, starts) = plan::bytes_of(t.encoding(shape.1)?, t.pattern, group, shape);
+                Ok(Choice { bytes: bytes + starts, loss: *loss })
+            })
+            .collect()
         };
         let choices = self.items.iter().map(choices_of).collect::<Result<Vec<_>, Error>>()?;
         let (limit, fixed) = self.limit(budget, &choices)?;
@@ -222,9 +229,14 @@ fn tried(
     outcome(&options, name, shape, rows, Some(inputs))
 }
 
-/// Whether a tensor's bytes count: of a token's, all but those of an embedding that is not the head too.
-fn is_counted(name: &str, config: &Config, budget: Budget) -> bool {
-    !matches!(budget, Budget::Token(_)) || name != "token_embd.weight" || config.tied_head
+/// The shape of what counts of an item: all of it in a file; for a token, of the embedding what is the head too.
+fn counted(item: &Item, config: &Config, budget: Budget) -> (usize, usize) {
+    let rows = match (budget, &item.name[..]) {
+        (Budget::Token(_), "token_embd.weight") if config.tied_head => config.head_rows(),
+        (Budget::Token(_), "token_embd.weight") => 0,
+        _ => item.shape.0,
+    };
+    (rows, item.shape.1)
 }
 
 /// Rows at equal distances.
