@@ -11,7 +11,7 @@
 //! ```
 //!
 //! One layer and the hidden states of the calibration tokens are in memory, never the model, but where
-//! [`TokenCounts::expect`] runs it to rank the tokens of a shortlist. The result
+//! [`TokenCounts::expect`] runs it to rank the tokens of a shortlist, and [`Profile::Auto`] to measure matrices. The result
 //! depends on the source, the options and the windows alone: not on threads, not on time.
 //!
 //! A [`Journal`] beside the file keeps what is done, so that a run that is killed can be resumed, to the same bytes.

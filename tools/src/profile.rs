@@ -13,7 +13,8 @@ pub struct ProfileArgs {
     /// take, or those of --size or --speed
     #[arg(long, value_enum, default_value_t)]
     profile: Name,
-    /// The mix of encodings that loses least in a file of this size, such as 180MB; means --profile auto
+    /// The mix of encodings that loses least in a file of this size, such as 180MB; means --profile auto. With it or --speed
+    /// --sparsity, --pattern, --values and --head do not matter
     #[arg(long, value_name = "SIZE", conflicts_with = "speed")]
     size: Option<ByteSize>,
     /// The mix that loses least with this size of weights read for a token, such as 150MB, on which the speed depends; means

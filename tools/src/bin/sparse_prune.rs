@@ -108,7 +108,7 @@ fn main_with(args: &Cli) -> Result<(), Failure> {
     }
     let mut options = args.prune_options()?;
     let (nsamples, seqlen) = args.calibration.size();
-    let counts = args.shorten(source, &mut options, &interrupted)?;
+    let counts = args.shorten(source, &mut options)?;
     let plan = pruner::plan(source, &options, nsamples, seqlen)?;
     if args.dry_run {
         print_plan(source, &options, args, &plan)?;
@@ -116,7 +116,7 @@ fn main_with(args: &Cli) -> Result<(), Failure> {
         return print_shortlist(&config, &options, counts.as_ref());
     }
     process::check_memory("pruning", plan.peak_bytes, "ask for fewer or shorter windows with --nsamples, --seqlen")?;
-    prune(args, &file, options, counts.as_ref(), &plan, &interrupted)
+    prune(args, &file, options, counts, &plan, &interrupted)
 }
 
 /// Prunes to a file, by way of a journal that is kept until the file has its name.
@@ -124,7 +124,7 @@ fn prune(
     args: &Cli,
     file: &AnyModel,
     mut options: PruneOptions,
-    counts: Option<&TokenCounts>,
+    mut counts: Option<TokenCounts>,
     plan: &Plan,
     interrupted: &AtomicBool,
 ) -> Result<(), Failure> {
@@ -141,10 +141,13 @@ fn prune(
     let mut writer = SpmWriter::create(&args.output, &writer_options)?;
     let statistics = args.calibration.statistics(&options, profile, source, &args.source)?;
     let source_sha256 = pruner::provenance::sha256_of_files(&sources)?;
+    let windows = if let Statistics::Text(text) = &statistics { &text.windows[..] } else { &[] };
+    if let Some(counts) = &mut counts {
+        args.rank(source, windows, counts, &mut options, interrupted)?;
+    }
     let bar = progress_bar();
     let started = Instant::now();
     let mut progress = |p: Progress| show_progress(&bar, started, p, interrupted);
-    let windows = if let Statistics::Text(text) = &statistics { &text.windows[..] } else { &[] };
     options.allocation = profile.allocate(source, &options, windows, &mut progress)?;
     let known = statistics.known();
     let fingerprint = Fingerprint::new(source, &source_sha256, &options, known);
@@ -156,7 +159,7 @@ fn prune(
     bar.finish_and_clear();
     let mut report = done.inspect_err(|_| say_how_to_go_on(&journal))?;
     report.warnings.extend(statistics.warnings());
-    let provenance = args.provenance(source_sha256, &options, &report, &statistics, counts);
+    let provenance = args.provenance(source_sha256, &options, &report, &statistics, counts.as_ref());
     let config = shortlist::shortened(source, options.shortlist.as_ref())?;
     let sealed = writer.seal(&config, source.vocabulary(), &provenance)?;
     let facts = args.facts(&provenance, &options, &statistics, &report, sealed.file_len(), started.elapsed());
@@ -166,7 +169,7 @@ fn prune(
     journal.finish(&sealed.identity())?;
     sealed.publish()?;
     journal.remove()?;
-    print_shortlist(&config, &options, counts)?;
+    print_shortlist(&config, &options, counts.as_ref())?;
     print_result(args, &report, &statistics, &facts, report_files.as_ref())
 }
 
@@ -187,13 +190,8 @@ impl Cli {
         options.with_method(&self.method).map_err(usage)
     }
 
-    /// Chooses the tokens that the head keeps; returns what was counted for it.
-    fn shorten(
-        &self,
-        source: &dyn Checkpoint,
-        options: &mut PruneOptions,
-        interrupted: &AtomicBool,
-    ) -> Result<Option<TokenCounts>, Failure> {
+    /// Chooses the tokens that the head keeps, by how often they come up; returns what was counted for it.
+    fn shorten(&self, source: &dyn Checkpoint, options: &mut PruneOptions) -> Result<Option<TokenCounts>, Failure> {
         let Some(size) = self.shortlist_size()? else { return Ok(None) };
         if self.calibration.calib.is_empty() {
             let message = "--vocab-shortlist needs calibration text: give --calib FILE or FOLDER";
@@ -203,14 +201,36 @@ impl Cli {
         let tokenizer = tokenizer_of(source, &self.source)?;
         let from = self.calibration.options(&tokenizer)?;
         let tokenize = |text: &str| tokenizer.encode_plain(text);
-        let mut counts = TokenCounts::collect(&from, source.config().vocab_size, &tokenize)?;
-        // Which unseen tokens are taken changes no size.
-        if size == ShortlistSize::Auto && !self.dry_run {
-            let windows = pruner::Calibration::collect(&from, &tokenize)?.windows;
-            rank_tokens(source, &windows, options.threads, &mut counts, interrupted)?;
-        }
+        let counts = TokenCounts::collect(&from, source.config().vocab_size, &tokenize)?;
         options.shortlist = Some(counts.shortlist(vocabulary, size)?);
         Ok(Some(counts))
+    }
+
+    /// Chooses them anew where the model is to say which it expects, on `windows`, or where there are none on those that
+    /// pruning would take. It changes no size, so it can wait until the output is known to be writable.
+    fn rank(
+        &self,
+        source: &dyn Checkpoint,
+        windows: &[Vec<u32>],
+        counts: &mut TokenCounts,
+        options: &mut PruneOptions,
+        interrupted: &AtomicBool,
+    ) -> Result<(), Failure> {
+        if self.shortlist_size()? != Some(ShortlistSize::Auto) {
+            return Ok(());
+        }
+        let vocabulary = source.vocabulary().ok_or(runtime::Error::NoVocabulary)?;
+        match windows {
+            [] => {
+                let tokenizer = tokenizer_of(source, &self.source)?;
+                let from = self.calibration.options(&tokenizer)?;
+                let windows = pruner::Calibration::collect(&from, &|text| tokenizer.encode_plain(text))?.windows;
+                rank_tokens(source, &windows, options.threads, counts, interrupted)?;
+            }
+            windows => rank_tokens(source, windows, options.threads, counts, interrupted)?,
+        }
+        options.shortlist = Some(counts.shortlist(vocabulary, ShortlistSize::Auto)?);
+        Ok(())
     }
 
     fn shortlist_size(&self) -> Result<Option<ShortlistSize>, Failure> {
@@ -378,7 +398,9 @@ fn print_plan(source: &dyn Checkpoint, options: &PruneOptions, args: &Cli, plan:
 /// What a shortlist saves, and what it takes: rows and bytes that a token reads of the head.
 fn print_shortlist(config: &Config, options: &PruneOptions, counts: Option<&TokenCounts>) -> Result<(), Failure> {
     let (Some(counts), Some(list)) = (counts, &config.shortlist) else { return Ok(()) };
-    let bytes = |rows| matrix::byte_len(options.head.dense(), rows, config.dim, 0).unwrap_or(0) as u64;
+    let head = if config.tied_head { "token_embd.weight" } else { "output.weight" };
+    let encoding = options.table_values(head).dense();
+    let bytes = |rows| matrix::byte_len(encoding, rows, config.dim, 0).unwrap_or(0) as u64;
     writeln!(
         std::io::stderr(),
         "head: {} of {} rows, {} of {}; {:.2} % of the calibration text's {} tokens are split",
