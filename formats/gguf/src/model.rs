@@ -146,6 +146,18 @@ impl Checkpoint for GgufModel {
         to_q8(tensor.kind, tensor.rows(), tensor.cols(), data(file, tensor)?)
     }
 
+    fn matrix_bytes(&self, name: &str) -> Option<u64> {
+        let (_, tensor) = self.place(name)?;
+        let (rows, cols) = (tensor.rows(), tensor.cols());
+        let encoding = match tensor.kind {
+            _ if rows == 1 => Encoding::F32,
+            GgmlType::F32 | GgmlType::F16 => return Some(0),
+            kind if has_minimum_a_block(kind) => Encoding::F16,
+            kind => lossless(kind).unwrap_or(Encoding::Q8),
+        };
+        matrix::byte_len(encoding, rows, cols, 0).map(|n| n as u64)
+    }
+
     fn exact_matrix(&self, name: &str) -> Option<Matrix> {
         let (file, tensor) = self.place(name)?;
         match tensor.kind {

@@ -29,6 +29,11 @@ pub trait Checkpoint: Send + Sync {
     /// else converted to the nearest (see each implementation).
     fn matrix(&self, name: &str) -> Option<Matrix>;
 
+    /// Bytes of memory that [`Self::matrix`] takes, besides pages of a mapped file.
+    fn matrix_bytes(&self, name: &str) -> Option<u64> {
+        self.tensor(name).map(|info| info.bytes)
+    }
+
     /// The tensor as a matrix that expands to exactly what is stored: f32 unless the file has one of our
     /// encodings, in which case implementations return [`Self::matrix`].
     fn exact_matrix(&self, name: &str) -> Option<Matrix> {

@@ -147,14 +147,9 @@ impl RowEncoder {
     /// The finished matrix; every row must have been pushed.
     pub fn finish(self) -> Result<Matrix, ShapeError> {
         let slack = matrix::slack(self.encoding, self.cols).unwrap_or(0);
-        let mut bytes = self.bits;
         let mut scales = self.factors;
         scales.extend(self.scales);
-        for plane in [scales, self.values] {
-            bytes.resize(bytes.len().next_multiple_of(PLANE_ALIGN), 0);
-            bytes.extend(plane);
-        }
-        bytes.resize(bytes.len() + slack, 0);
+        let bytes = joined(self.bits, scales, self.values, slack);
         let starts = self.encoding.has_row_starts().then(|| self.starts.into());
         Matrix::new(self.encoding, self.rows, self.cols, Bytes::from(bytes), starts)
     }
@@ -297,6 +292,26 @@ impl RowEncoder {
             }
         }
     }
+}
+
+/// The planes one after another and `slack` zeros, in no more memory than that.
+fn joined(bits: Vec<u8>, scales: Vec<u8>, values: Vec<u8>, slack: usize) -> Vec<u8> {
+    let mut bytes = match (bits.is_empty(), scales.is_empty()) {
+        (true, true) => values,
+        _ => {
+            let planes = [bits, scales, values];
+            let len = planes.iter().fold(0, |at: usize, plane| at.next_multiple_of(PLANE_ALIGN) + plane.len());
+            let mut bytes = Vec::with_capacity(len + slack);
+            for plane in planes {
+                bytes.resize(bytes.len().next_multiple_of(PLANE_ALIGN), 0);
+                bytes.extend(plane);
+            }
+            bytes
+        }
+    };
+    bytes.resize(bytes.len() + slack, 0);
+    bytes.shrink_to_fit();
+    bytes
 }
 
 fn is_kept(kept: &[u8], col: usize) -> bool {
