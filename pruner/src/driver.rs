@@ -25,6 +25,7 @@ use crate::report::{JudgedBy, Report, TensorReport, Warning};
 use crate::rounding::Rounding;
 use crate::shortlist::{shortened, source_rows};
 use crate::sink::Sink;
+use crate::states::Residence;
 use crate::statistics::{ColumnNorms, Inputs};
 use crate::stream::{Site, Stream};
 
@@ -53,6 +54,8 @@ pub struct PruneOptions {
     pub shortlist: Option<Shortlist>,
     /// Threads; 0 counts as 1.
     pub threads: usize,
+    /// Where hidden states are meanwhile.
+    pub residence: Residence,
 }
 
 /// How weights become the codes that are stored.
@@ -110,6 +113,7 @@ impl Default for PruneOptions {
             allocation: Allocation::default(),
             shortlist: None,
             threads: 1,
+            residence: Residence::default(),
         }
     }
 }
@@ -210,6 +214,7 @@ impl PruneOptions {
             allocation,
             shortlist,
             threads: _,
+            residence: _,
         } = self;
         let everywhere = [
             ("method", method.name().to_owned()),
@@ -340,7 +345,8 @@ fn prune_noting(
     run.store_outside_layers()?;
     match known {
         Known::Windows(_) if options.needs_calibration() => {
-            run.prune_observed(&mut Stream::new(source, windows, options.needs(), options.threads)?)?;
+            let (needs, threads) = (options.needs(), options.threads);
+            run.prune_observed(&mut Stream::new(source, windows, needs, threads, &options.residence)?)?;
         }
         Known::Windows(_) => run.prune_unseen(&BTreeMap::new())?,
         Known::Norms(norms) => run.prune_unseen(norms)?,
@@ -515,15 +521,15 @@ impl<'a> Run<'a> {
         let is_known = |layer: &usize| *layer < n_layers && journal.has_next(layer * Site::matrices_of_layer());
         let Some(layer) = journal.saved_layer().filter(is_known) else { return Ok(0) };
         let mut states = journal.saved_states()?;
-        stream.states_mut().try_for_each(|hidden| states.read(hidden))?;
+        stream.states().fill(&mut |part| states.read(part))?;
         Ok(layer)
     }
 
     /// Saves the hidden states with which `layer` begins, if it is time.
-    fn save(&mut self, layer: usize, stream: &Stream) -> Result<(), Error> {
+    fn save(&mut self, layer: usize, stream: &mut Stream) -> Result<(), Error> {
         let Some(journal) = self.journal.as_mut().filter(|j| j.wants_states()) else { return Ok(()) };
         let mut states = journal.save_states(layer)?;
-        stream.states().try_for_each(|states_of_window| states.push(states_of_window))?;
+        stream.states().each(&mut |part| states.push(part))?;
         states.finish()?;
         journal.keep_states(layer)
     }
@@ -882,7 +888,7 @@ fn compare(name: &str, dense: &[f32], stored: &Matrix, inputs: Option<&Inputs>) 
     Ok(if all > 0.0 { (lost / all).sqrt() } else { 0.0 })
 }
 
-fn missing(name: &str) -> Error {
+pub(crate) fn missing(name: &str) -> Error {
     runtime::Error::MissingTensor { name: name.to_owned() }.into()
 }
 

@@ -169,6 +169,17 @@ pub enum Error {
         /// How much.
         bytes: usize,
     },
+    /// Less memory is allowed, or there is less, than the least that is needed.
+    #[error(
+        "pruning needs {needed} bytes of memory even with the hidden states on disk, and {memory} are allowed; allow more \
+         with --max-memory, or ask for shorter windows with --seqlen, or fewer --threads"
+    )]
+    TooLittleMemory {
+        /// The least that is needed.
+        needed: u64,
+        /// What is allowed.
+        memory: u64,
+    },
     /// No mix is as small as was asked for.
     #[error("{limit} bytes are too few: the smallest mix takes {least}; ask for at least that")]
     TooSmall {
@@ -204,6 +215,22 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong.
         problem: String,
+    },
+    /// Another kind of file is where sensitivities would be.
+    #[error("{}: holds no sensitivities ({problem}), so it is left alone; move it, or name another file", path.display())]
+    NoSensitivity {
+        /// The file.
+        path: PathBuf,
+        /// Why it is none.
+        problem: String,
+    },
+    /// The sensitivities are of another model or text.
+    #[error("{}: was measured otherwise ({differences} differ); make them equal, or name another file", path.display())]
+    OtherSensitivity {
+        /// The file.
+        path: PathBuf,
+        /// What differs.
+        differences: String,
     },
     /// Another kind of file is where the journal would be.
     #[error("{}: is no journal, so it is left alone; move it, or give the output another name", path.display())]

@@ -1,5 +1,6 @@
 //! What a pruning will cost, before it is done: bytes, memory, work.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use runtime::Layer;
@@ -11,7 +12,9 @@ use crate::driver::{PruneOptions, layer_matrices, tables};
 use crate::error::Error;
 use crate::method::Needs;
 use crate::pattern::{Group, Pattern};
+use crate::profile::{Budget, Profile};
 use crate::shortlist::shortened;
+use crate::states::{self, Residence};
 use crate::stream::{self, Site, Stream};
 
 /// Work of scoring, selecting, encoding and reading back one weight, in multiply-adds.
@@ -33,10 +36,14 @@ pub struct Plan {
     pub file_bytes: u64,
     /// Bytes of the journal of [`crate::prune_resumable`]: the layers' matrices and, twice, the hidden states.
     pub journal_bytes: u64,
+    /// Bytes of hidden states on disk beside these while pruning, if they are spilled.
+    pub spilled_bytes: u64,
     /// Most memory in use at a time; pages of the mapped source, which the system can take back, not counted.
     pub peak_bytes: u64,
     /// Work, in the units of [`crate::Progress`]: about one multiply-add.
     pub work: u64,
+    /// Work before it: of measuring what a profile goes by.
+    pub measuring_work: u64,
 }
 
 /// Foresees what pruning `source` with `nsamples` windows of `seqlen` tokens costs.
@@ -56,9 +63,58 @@ pub fn plan(source: &dyn Checkpoint, options: &PruneOptions, nsamples: usize, se
         tensor_bytes,
         file_bytes: file_bytes(&sizes, source.vocabulary(), config.shortlist.as_ref()),
         journal_bytes: journal_bytes(config, options, &sizes, nsamples as u64 * seqlen as u64),
+        spilled_bytes: states::spilled_bytes(config, follows(options), (nsamples, seqlen), &options.residence),
         peak_bytes: peak_bytes(config, options, &sizes, (nsamples, seqlen)),
         work: Work::of(config, options, nsamples as u64, seqlen as u64).total(),
+        measuring_work: 0,
     })
+}
+
+/// Foresees what pruning by a profile costs, and chooses where hidden states are, so that it takes no more than `memory` bytes:
+/// in memory if they fit, else in a file in `folder`. An error if not even that is enough.
+pub fn plan_within(
+    source: &dyn Checkpoint,
+    options: &mut PruneOptions,
+    profile: Profile,
+    (nsamples, seqlen): (usize, usize),
+    memory: u64,
+    folder: &Path,
+) -> Result<Plan, Error> {
+    options.residence = Residence::default();
+    let ample = plan_profile(source, options, profile, nsamples, seqlen)?;
+    let too_many = ample.peak_bytes.saturating_sub(memory) as usize;
+    if too_many == 0 {
+        return Ok(ample);
+    }
+    let wide_bytes = states::wide_bytes(source.config(), &options.residence, nsamples, seqlen);
+    options.residence = match wide_bytes.checked_sub(too_many) {
+        Some(wide_bytes) => Residence::Memory { wide_bytes },
+        None => Residence::Spilled(folder.to_owned()),
+    };
+    let least = plan_profile(source, options, profile, nsamples, seqlen)?;
+    match least.peak_bytes > memory {
+        true => Err(Error::TooLittleMemory { needed: least.peak_bytes, memory }),
+        false => Ok(least),
+    }
+}
+
+/// The same wherever hidden states are.
+fn plan_profile(
+    source: &dyn Checkpoint,
+    options: &PruneOptions,
+    profile: Profile,
+    nsamples: usize,
+    seqlen: usize,
+) -> Result<Plan, Error> {
+    let mut plan = plan(source, options, nsamples, seqlen)?;
+    plan.peak_bytes = plan.peak_bytes.max(profile.peak_bytes(source, options, nsamples, seqlen));
+    plan.measuring_work = profile.work(source, nsamples, seqlen);
+    if let Profile::Auto(Budget::File(bytes)) = profile {
+        // The layers' part of it is not known beforehand.
+        plan.journal_bytes = plan.journal_bytes.saturating_add(bytes).saturating_sub(plan.file_bytes);
+        plan.file_bytes = bytes;
+    }
+    Ok(plan)
 }
 
 /// How long a plan takes here, judged by running the first layer on a few tokens with the method's own passes.
@@ -66,9 +122,9 @@ pub fn estimate_time(source: &dyn Checkpoint, options: &PruneOptions, plan: &Pla
     const TOKENS: usize = 128;
     let threads = options.threads.max(1);
     let windows = vec![vec![0; TOKENS]; 2 * threads];
-    let mut stream = Stream::new(source, &windows, options.needs(), threads)?;
+    let mut stream = Stream::new(source, &windows, options.needs(), threads, &options.residence)?;
     let layer = Layer::load(source, stream.engine(), 0)?;
-    let dense = (options.needs() == Needs::DenseOutputs).then_some(&layer);
+    let dense = follows(options).then_some(&layer);
     let started = Instant::now();
     for site in Site::ALL {
         stream.observe(&layer, dense, site, options.needs(), &mut |_| Ok(()))?;
@@ -76,7 +132,7 @@ pub fn estimate_time(source: &dyn Checkpoint, options: &PruneOptions, plan: &Pla
     stream.leave(&layer, &mut |_| Ok(()))?;
     let work = Work::of(source.config(), options, windows.len() as u64, TOKENS as u64);
     let done = work.tokens * (work.passes.iter().sum::<u64>() + work.leave);
-    Ok(started.elapsed().mul_f64(plan.work as f64 / done.max(1) as f64))
+    Ok(started.elapsed().mul_f64((plan.work + plan.measuring_work) as f64 / done.max(1) as f64))
 }
 
 /// Multiply-adds of a pruning, pass by pass.
@@ -109,7 +165,8 @@ impl Work {
             Needs::DenseOutputs => way + width * dim / 4,
             _ => 0,
         };
-        let again = nsamples - stream::kept_windows(c, nsamples as usize, seqlen as usize) as u64;
+        let kept = states::kept_windows(c, &options.residence, nsamples as usize, seqlen as usize);
+        let again = nsamples - kept as u64;
         Work {
             passes: [
                 8 * dim + products(dim) + beside(dim, 8 * dim),
@@ -206,10 +263,15 @@ fn longer_stream(kept: f64, cols: usize) -> f64 {
     kept * share + 0.8 * deviation
 }
 
+/// Whether the dense model is followed beside the pruned one.
+fn follows(options: &PruneOptions) -> bool {
+    options.needs() == Needs::DenseOutputs
+}
+
 fn journal_bytes(c: &Config, options: &PruneOptions, sizes: &[Size], tokens: u64) -> u64 {
     let head = |s: &Size| s.name.len() as u64 + s.start_bytes + 128;
     let records: u64 = sizes.iter().filter(|s| s.in_layer).map(|s| head(s) + s.bytes).sum();
-    let streams = if options.needs() == Needs::DenseOutputs { 2 } else { 1 };
+    let streams = if follows(options) { 2 } else { 1 };
     records + 2 * (streams * tokens * c.dim as u64 * 4 + SECTION_ALIGN)
 }
 
@@ -222,21 +284,27 @@ fn peak_bytes(c: &Config, options: &PruneOptions, sizes: &[Size], (nsamples, seq
     let layer = inside().map(weights).sum::<u64>() / c.n_layers as u64 * 4;
     let matrix = inside().map(|s| weights(s) * (4 + 4 + 4 + 4 + 1) + 2 * s.bytes).max().unwrap_or(0);
     let threads = options.threads.clamp(1, nsamples.max(1));
-    let observing = stream::byte_len(c, options.needs(), nsamples, seqlen, threads);
+    let observing = stream::byte_len(c, options.needs(), (nsamples, seqlen), threads, &options.residence);
     let running = if nsamples > 0 { observing + layer } else { 0 };
     let table = sizes.iter().filter(|s| !s.in_layer).map(|s| 3 * s.bytes).max().unwrap_or(0);
     let seen = stream::seen_bytes(c, options.needs(), nsamples, seqlen, threads);
-    let solving = if options.needs() >= Needs::Gram { seen + solving_bytes(c, options.needs(), inside()) } else { 0 };
-    (running + matrix + solving).max(table)
+    let solving = if options.needs() >= Needs::Gram {
+        seen + solving_bytes(c, options.needs(), inside().map(weights))
+    } else {
+        0
+    };
+    let all = (running + matrix + solving).max(table);
+    // Small things, and rows that threads work on.
+    all + all / 32
 }
 
 /// What methods with products of inputs need besides: a Gram matrix, a damped one and its factor, the products with the dense
-/// model, and six copies of the weights, all f32. (The dense model's layer is gone when the widest matrix is pruned.)
-fn solving_bytes<'a>(c: &Config, needs: Needs, sizes: impl Iterator<Item = &'a Size>) -> u64 {
+/// model, and ten copies of the widest of matrices of so many `weights`, all f32. (The dense model's layer is gone when the widest matrix is pruned.)
+pub(crate) fn solving_bytes(c: &Config, needs: Needs, weights: impl Iterator<Item = u64>) -> u64 {
     let widest = c.hidden_dim.max(c.dim).max(c.q_dim()) as u64;
-    let weights = sizes.map(|s| s.shape.0 as u64 * s.shape.1 as u64).max().unwrap_or(0);
+    let weights = weights.max().unwrap_or(0);
     let beside = if needs == Needs::DenseOutputs { c.dim as u64 } else { 0 };
-    4 * ((3 * widest + beside) * widest + 6 * weights)
+    4 * ((3 * widest + beside) * widest + 10 * weights)
 }
 
 /// The sections one after another, as the file's specification lays them out.

@@ -13,6 +13,7 @@ use spm::{Checkpoint, Config};
 use crate::error::Error;
 use crate::linalg::zeroed;
 use crate::method::Needs;
+use crate::states::{self, Part, Residence, States, Touched, Window};
 use crate::statistics::{Beside, ColumnNorms, Gram, HeldOut, Inputs, Wanted};
 
 /// Tokens that go through a product together: enough to share an expanded weight, few enough to stay in cache.
@@ -25,10 +26,6 @@ const SHARE: usize = 2;
 pub(crate) const HELD_OUT: usize = 10;
 /// as long as there are fewer tokens than so many of them.
 const MOST_HELD_OUT: usize = 3072;
-
-/// Most bytes of down-projection inputs that are kept from the pass that observes them to the pass that uses
-/// them. They are the widest of all; those of further windows are computed again.
-const KEPT_WIDE: usize = 192 << 20;
 
 /// The distinct inputs of a layer's matrices, in the order they are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,19 +91,10 @@ impl Site {
 pub(crate) struct Stream {
     engine: Engine,
     pool: Arc<rayon::ThreadPool>,
-    windows: Vec<Window>,
+    states: States,
+    /// Tokens of each window.
+    lens: Vec<usize>,
     workers: Vec<Worker>,
-}
-
-struct Window {
-    /// `n x dim`: the residual stream.
-    hidden: Vec<f32>,
-    /// The dense model's; empty if it is not followed. It is ahead by the products that the site's matrices are yet to add.
-    dense: Vec<f32>,
-    /// `n x q_dim`: what attention made of it, between the sites `AttnOut` and `FfnIn`.
-    attended: Vec<f32>,
-    /// `n x hidden_dim`: inputs of the down projection from the site `FfnHidden` on; empty if not kept.
-    wide: Vec<f32>,
 }
 
 /// What one thread needs.
@@ -125,30 +113,21 @@ impl Stream {
         windows: &[Vec<u32>],
         needs: Needs,
         threads: usize,
-    ) -> Result<Self, Error> {
-        Self::with_room(source, windows, needs, threads, KEPT_WIDE)
-    }
-
-    /// The same with room for `room` bytes of down-projection inputs.
-    fn with_room(
-        source: &dyn Checkpoint,
-        windows: &[Vec<u32>],
-        needs: Needs,
-        threads: usize,
-        mut room: usize,
+        residence: &Residence,
     ) -> Result<Self, Error> {
         let c = source.config();
         let threads = threads.clamp(1, windows.len().max(1));
         // Threads take whole windows, so each engine runs on its caller's thread alone.
         let options = EngineOptions { threads: 1, precision: Precision::Exact, kernel: None };
         let engine = Engine::new(c, &options)?;
-        let longest = windows.iter().map(Vec::len).max().unwrap_or(0);
+        let lens: Vec<usize> = windows.iter().map(Vec::len).collect();
+        let longest = lens.iter().copied().max().unwrap_or(0);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("prune-{i}")).build();
+        let mut states = States::new(c, &lens, needs == Needs::DenseOutputs, residence)?;
+        embed(source, windows, &mut states)?;
         Ok(Stream {
-            windows: windows
-                .iter()
-                .map(|ids| Window::embed(source, ids, needs, &mut room))
-                .collect::<Result<_, _>>()?,
+            states,
+            lens,
             workers: (0..threads).map(|_| Worker::new(&engine, longest)).collect::<Result<_, _>>()?,
             pool: Arc::new(pool.map_err(|_| Error::Threads { threads })?),
             engine,
@@ -177,6 +156,7 @@ impl Stream {
         let cols = site.width(self.engine.config());
         let mut total = ColumnNorms::new(cols);
         self.each_window(
+            &touched(site, dense.is_some()),
             |engine, worker, window| {
                 let mut norms = ColumnNorms::new(cols);
                 window.move_to(site, engine, layer, worker, &mut |x| norms.add(x));
@@ -201,11 +181,12 @@ impl Stream {
         let beside = dense.map(|_| (site.beside(), c.dim));
         let mut gram = Gram::new(cols)?;
         let mut wanted = beside.map(|(beside, width)| Wanted::new(beside, cols, width)).transpose()?;
-        let mut held_out = (self.windows.len() >= HELD_OUT).then(|| HeldOut::new(cols, beside));
+        let mut held_out = (self.lens.len() >= HELD_OUT).then(|| HeldOut::new(cols, beside));
         let mut norms = ColumnNorms::new(cols);
         let pool = self.pool.clone();
         let mut nth = 0;
         self.each_window(
+            &touched(site, dense.is_some()),
             |engine, worker, window| {
                 let mut seen = Vec::with_capacity(window.hidden.len() / engine.config().dim * cols);
                 window.move_to(site, engine, layer, worker, &mut |x| seen.extend_from_slice(x));
@@ -251,18 +232,12 @@ impl Stream {
                 window.beside(site, engine, dense, worker, &seen);
             }
         };
-        self.each_window(work, |()| (), tick)
+        self.each_window(&touched(site, dense.is_some()), work, |()| (), tick)
     }
 
-    /// The hidden states of each window, and those of the dense model if it is followed: between layers, all that the rest
-    /// depends on.
-    pub(crate) fn states(&self) -> impl Iterator<Item = &[f32]> {
-        self.windows.iter().flat_map(|w| [&w.hidden[..], &w.dense[..]])
-    }
-
-    /// The same to write to.
-    pub(crate) fn states_mut(&mut self) -> impl Iterator<Item = &mut [f32]> {
-        self.windows.iter_mut().flat_map(|w| [&mut w.hidden[..], &mut w.dense[..]])
+    /// The windows between layers.
+    pub(crate) fn states(&mut self) -> &mut States {
+        &mut self.states
     }
 
     /// The stream's threads.
@@ -276,49 +251,68 @@ impl Stream {
         layer: &Layer,
         tick: &mut dyn FnMut(usize) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        self.each_window(|engine, worker, window| window.leave(engine, layer, worker), |()| (), tick)
+        let touched = Touched { reads: &[Part::Hidden], writes: &[Part::Hidden] };
+        self.each_window(&touched, |engine, worker, window| window.leave(engine, layer, worker), |()| (), tick)
     }
 
-    /// Runs `work` for all windows on all threads and hands its results to `collect` in the windows' order.
+    /// Runs `work` for all windows on all threads and hands its results to `collect` in the windows' order. Of their states
+    /// `work` uses what is `touched`, and the widest inputs.
     fn each_window<R: Send>(
         &mut self,
+        touched: &Touched,
         work: impl Fn(&Engine, &mut Worker, &mut Window) -> R + Sync,
         mut collect: impl FnMut(R),
         tick: &mut dyn FnMut(usize) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let Stream { engine, pool, windows, workers } = self;
-        for batch in windows.chunks_mut(SHARE * workers.len()) {
+        let Stream { engine, pool, states, lens, workers } = self;
+        let size = SHARE * workers.len();
+        let mut lens = lens.chunks(size);
+        states.each_batch(size, touched, &mut |batch| {
             let results: Vec<Vec<R>> = pool.install(|| {
                 let shares = batch.par_chunks_mut(SHARE).zip(workers.par_iter_mut());
                 shares.map(|(windows, worker)| windows.iter_mut().map(|w| work(engine, worker, w)).collect()).collect()
             });
             results.into_iter().flatten().for_each(&mut collect);
-            tick(batch.iter().map(|w| w.hidden.len() / engine.config().dim).sum())?;
-        }
-        Ok(())
+            tick(lens.next().map_or(0, |lens| lens.iter().sum()))
+        })
     }
 }
 
-impl Window {
-    /// Embeds `ids`, and takes what it will keep from `room`, in bytes.
-    fn embed(source: &dyn Checkpoint, ids: &[u32], needs: Needs, room: &mut usize) -> Result<Self, Error> {
-        let c = source.config();
-        let mut hidden = zeroed("hidden states", ids.len().saturating_mul(c.dim))?;
-        for (&token, row) in ids.iter().zip(hidden.chunks_exact_mut(c.dim)) {
-            let known = c.embedding_row(token).and_then(|r| source.read_rows("token_embd.weight", r, row));
-            known.ok_or(Error::Token { token, vocab_size: c.vocab_size })?;
-        }
-        let followed = if needs == Needs::DenseOutputs { hidden.len() } else { 0 };
-        let mut dense = zeroed("hidden states of the dense model", followed)?;
-        dense.copy_from_slice(&hidden[..followed]);
-        let attended = zeroed("attention outputs", ids.len().saturating_mul(c.q_dim()))?;
-        let wide_len = ids.len().saturating_mul(c.hidden_dim);
-        let left = room.checked_sub(wide_len.saturating_mul(4));
-        let wide = zeroed("feed-forward inputs", left.map_or(0, |_| wide_len))?;
-        *room = left.unwrap_or(*room);
-        Ok(Window { hidden, dense, attended, wide })
-    }
+/// What moving a window to `site` uses of its states, and changes; with the dense model if it is `followed`.
+fn touched(site: Site, followed: bool) -> Touched {
+    use Part::{Attended, Dense, Hidden};
+    let (reads, writes): (&[Part], &[Part]) = match (site, followed) {
+        (Site::AttnIn, false) => (&[Hidden], &[]),
+        (Site::AttnIn, true) => (&[Hidden, Dense], &[]),
+        (Site::AttnOut, false) => (&[Hidden], &[Attended]),
+        (Site::AttnOut, true) => (&[Hidden, Dense], &[Attended, Dense]),
+        (Site::FfnIn, false) => (&[Hidden, Attended], &[Hidden]),
+        (Site::FfnIn, true) => (&[Hidden, Dense, Attended], &[Hidden]),
+        (Site::FfnHidden, false) => (&[Hidden], &[]),
+        (Site::FfnHidden, true) => (&[Hidden, Dense], &[Dense]),
+    };
+    Touched { reads, writes }
+}
 
+/// Gives every window the embeddings of its tokens, and the dense model's the same.
+fn embed(source: &dyn Checkpoint, windows: &[Vec<u32>], states: &mut States) -> Result<(), Error> {
+    let c = source.config();
+    let mut ids = windows.iter();
+    let touched = Touched { reads: &[], writes: &[Part::Hidden, Part::Dense] };
+    states.each_batch(1, &touched, &mut |batch| {
+        for (window, ids) in batch.iter_mut().zip(&mut ids) {
+            for (&token, row) in ids.iter().zip(window.hidden.chunks_exact_mut(c.dim)) {
+                let known = c.embedding_row(token).and_then(|r| source.read_rows("token_embd.weight", r, row));
+                known.ok_or(Error::Token { token, vocab_size: c.vocab_size })?;
+            }
+            let followed = window.dense.len();
+            window.dense.copy_from_slice(&window.hidden[..followed]);
+        }
+        Ok(())
+    })
+}
+
+impl Window {
     /// Goes on from the site before, showing `see` the inputs of `site` in order of their tokens.
     fn move_to(
         &mut self,
@@ -442,15 +436,18 @@ impl Worker {
 }
 
 /// Bytes that a stream of these windows takes, scratch of the products included.
-pub(crate) fn byte_len(c: &Config, needs: Needs, nsamples: usize, seqlen: usize, threads: usize) -> u64 {
-    let tokens = (nsamples * seqlen) as u64;
-    let dense = if needs == Needs::DenseOutputs { c.dim } else { 0 };
-    let kept = tokens * (c.dim + dense + c.q_dim()) as u64 * 4;
-    let wide = (kept_windows(c, nsamples, seqlen) * seqlen * c.hidden_dim * 4) as u64;
+pub(crate) fn byte_len(
+    c: &Config,
+    needs: Needs,
+    (nsamples, seqlen): (usize, usize),
+    threads: usize,
+    residence: &Residence,
+) -> u64 {
+    let states = states::memory_bytes(c, needs == Needs::DenseOutputs, (nsamples, seqlen), residence, SHARE * threads);
     let cache = KvCache::byte_len(c, seqlen, KvType::F32) as u64;
     // Per token of a chunk: inputs, copies padded for the kernels, results by row and by token.
     let chunk = (CHUNK * (3 * c.dim + 4 * c.hidden_dim + 4 * c.q_dim() + 2 * c.kv_dim()) * 4) as u64;
-    kept + wide + (cache + chunk) * threads as u64
+    states + (cache + chunk) * threads as u64
 }
 
 /// Bytes of the windows whose products are summed at a time, and of those held out.
@@ -462,11 +459,6 @@ pub(crate) fn seen_bytes(c: &Config, needs: Needs, nsamples: usize, seqlen: usiz
     ((nsamples.min(SHARE * threads) + 2 * held_out) * seqlen * widest * 4) as u64
 }
 
-/// How many of `nsamples` windows keep the inputs of the down projection.
-pub(crate) fn kept_windows(c: &Config, nsamples: usize, seqlen: usize) -> usize {
-    nsamples.min(KEPT_WIDE / (seqlen.max(1) * c.hidden_dim * 4))
-}
-
 #[cfg(test)]
 mod tests {
     use runtime::LayerIo;
@@ -474,19 +466,20 @@ mod tests {
 
     use super::*;
 
-    /// Site by site is the runtime's own layer to the bit, with the down projection's inputs kept for all,
-    /// some, or none of the windows.
+    /// Site by site is the runtime's own layer to the bit, with the down projection's inputs kept for all, some, or none of
+    /// the windows, and with all states in a file.
     #[test]
     fn passes_make_up_a_layer() {
         let model = SyntheticModel::tiny(5);
         let windows: Vec<Vec<u32>> = (0..5).map(|w| (0..150 + w).map(|t| (t * t + 7 * w) % 250).collect()).collect();
+        let folder = tempfile::tempdir().unwrap();
         let one_window = 160 * 160 * 4;
-        for (room, kept) in [(usize::MAX, 5), (2 * one_window, 2), (0, 0)] {
-            let mut stream = Stream::with_room(&model, &windows, Needs::ColumnNorms, 2, room).unwrap();
-            assert_eq!(stream.windows.iter().filter(|w| !w.wide.is_empty()).count(), kept);
+        let in_memory = [usize::MAX, 2 * one_window, 0].map(|wide_bytes| Residence::Memory { wide_bytes });
+        for residence in in_memory.into_iter().chain([Residence::Spilled(folder.path().to_owned())]) {
+            let mut stream = Stream::new(&model, &windows, Needs::ColumnNorms, 2, &residence).unwrap();
             for index in 0..2 {
                 let layer = Layer::load(&model, stream.engine(), index).unwrap();
-                let before: Vec<Vec<f32>> = stream.windows.iter().map(|w| w.hidden.clone()).collect();
+                let before = parts(&mut stream);
                 let mut seen = 0;
                 for site in Site::ALL {
                     let inputs =
@@ -495,8 +488,8 @@ mod tests {
                 }
                 stream.leave(&layer, &mut |n| tick(&mut seen, n)).unwrap();
                 assert_eq!(seen, 5 * 760);
-                for (window, before) in stream.windows.iter().zip(before) {
-                    assert!(window.hidden == forward(&layer, &stream.engine, before), "layer {index}, room {room}");
+                for (after, before) in parts(&mut stream).into_iter().zip(before).step_by(2) {
+                    assert!(after == forward(&layer, &stream.engine, before), "layer {index}, {residence:?}");
                 }
             }
         }
@@ -508,31 +501,50 @@ mod tests {
     fn the_dense_model_goes_beside() {
         let (dense, other) = (SyntheticModel::tiny(5), SyntheticModel::tiny(6));
         let windows: Vec<Vec<u32>> = (0..10).map(|w| (0..70 + w).map(|t| (t * t + 7 * w) % 250).collect()).collect();
-        let mut stream = Stream::new(&dense, &windows, Needs::DenseOutputs, 2).unwrap();
-        for index in 0..2 {
-            let layer = Layer::load(&other, stream.engine(), index).unwrap();
-            let twin = Layer::load(&dense, stream.engine(), index).unwrap();
-            let before: Vec<Vec<f32>> = stream.windows.iter().map(|w| w.dense.clone()).collect();
-            let mut held_out = Vec::new();
-            for site in Site::ALL {
-                let inputs = stream.observe(&layer, Some(&twin), site, Needs::DenseOutputs, &mut |_| Ok(())).unwrap();
-                held_out.push((inputs.held_out.unwrap(), stream.windows[9].hidden.clone()));
+        let folder = tempfile::tempdir().unwrap();
+        for residence in [Residence::default(), Residence::Spilled(folder.path().to_owned())] {
+            let mut stream = Stream::new(&dense, &windows, Needs::DenseOutputs, 2, &residence).unwrap();
+            for index in 0..2 {
+                let layer = Layer::load(&other, stream.engine(), index).unwrap();
+                let twin = Layer::load(&dense, stream.engine(), index).unwrap();
+                // Hidden states and the dense model's of the window that is held out, the last.
+                let last = |stream: &mut Stream| parts(stream).split_off(18);
+                let before = last(&mut stream);
+                let mut held_out = Vec::new();
+                for site in Site::ALL {
+                    let inputs =
+                        stream.observe(&layer, Some(&twin), site, Needs::DenseOutputs, &mut |_| Ok(())).unwrap();
+                    held_out.push((inputs.held_out.unwrap(), last(&mut stream)));
+                }
+                let after = forward(&twin, &stream.engine, before[1].clone());
+                let (of_last_site, states) = held_out.pop().unwrap();
+                assert!(states[1] == after, "layer {index}");
+                let missing: Vec<f32> = after.iter().zip(&states[0]).map(|(a, h)| a - h).collect();
+                assert!(of_last_site.beside() == missing, "layer {index}");
+                let inputs = |layer: &Layer, hidden: &[f32]| {
+                    let mut inputs = vec![0.0; hidden.len()];
+                    layer.attn_input(&stream.engine, hidden, &mut inputs);
+                    inputs
+                };
+                let (of_first_site, states) = &held_out[0];
+                let (of_dense, of_pruned) = (inputs(&twin, &before[1]), inputs(&layer, &states[0]));
+                assert!(
+                    of_first_site.beside().iter().zip(of_dense.iter().zip(&of_pruned)).all(|(b, (x, p))| *b == x - p)
+                );
+                stream.leave(&layer, &mut |_| Ok(())).unwrap();
             }
-            let after = forward(&twin, &stream.engine, before[9].clone());
-            assert!(stream.windows[9].dense == after, "layer {index}");
-            let (last, hidden) = held_out.pop().unwrap();
-            let missing: Vec<f32> = after.iter().zip(&hidden).map(|(a, h)| a - h).collect();
-            assert!(last.beside() == missing, "layer {index}");
-            let inputs = |layer: &Layer, hidden: &[f32]| {
-                let mut inputs = vec![0.0; hidden.len()];
-                layer.attn_input(&stream.engine, hidden, &mut inputs);
-                inputs
-            };
-            let (first, hidden) = &held_out[0];
-            let (of_dense, of_pruned) = (inputs(&twin, &before[9]), inputs(&layer, hidden));
-            assert!(first.beside().iter().zip(of_dense.iter().zip(&of_pruned)).all(|(b, (x, p))| *b == x - p));
-            stream.leave(&layer, &mut |_| Ok(())).unwrap();
         }
+    }
+
+    /// Hidden states and the dense model's of every window, in turns.
+    fn parts(stream: &mut Stream) -> Vec<Vec<f32>> {
+        let mut parts = Vec::new();
+        let keep = &mut |part: &[f32]| {
+            parts.push(part.to_vec());
+            Ok(())
+        };
+        stream.states().each(keep).unwrap();
+        parts
     }
 
     fn tick(seen: &mut usize, n: usize) -> Result<(), Error> {

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use pruner::{Allocation, Budget, Error, Pattern, Profile, PruneOptions, prune, shortlist};
+use pruner::{Allocation, Budget, Error, Pattern, Profile, Progress, PruneOptions, SensitivityFile, prune, shortlist};
 use spm::synthetic::{SyntheticModel, padded_vocabulary};
 use spm::{Checkpoint, Config, Encoding, Matrix, Provenance, Shortlist, SpmWriter, needed_tokens};
 
@@ -16,7 +16,7 @@ fn options(sparsity: f64) -> PruneOptions {
 }
 
 fn allocate(profile: Profile, options: &PruneOptions) -> Result<Allocation, Error> {
-    profile.allocate(&SyntheticModel::tiny(3), options, &windows(), &mut |_| ControlFlow::Continue(()))
+    profile.allocate(&SyntheticModel::tiny(3), options, &windows(), None, &mut |_| ControlFlow::Continue(()))
 }
 
 fn file_bytes(options: &PruneOptions) -> u64 {
@@ -96,7 +96,7 @@ fn a_mix_fits_beside_other_options() {
     let options = PruneOptions { shortlist: Some(list), ignore: vec!["blk.0.".into()], ..options(0.5) };
     let allocate = |size| {
         let profile = Profile::Auto(Budget::File(size));
-        profile.allocate(&model, &options, &windows(), &mut |_| ControlFlow::Continue(()))
+        profile.allocate(&model, &options, &windows(), None, &mut |_| ControlFlow::Continue(()))
     };
     let Error::TooSmall { least, .. } = allocate(1000).unwrap_err() else { panic!("1000 bytes were enough") };
     let options = PruneOptions { allocation: allocate(least).unwrap(), ..options.clone() };
@@ -129,11 +129,52 @@ fn threads_change_no_mix() {
     assert_eq!(with(1), with(3));
 }
 
+/// What is measured is kept, so that a run that is stopped goes on, and one for another size has nothing to measure.
+#[test]
+fn measures_are_kept_for_later_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, options) = (SyntheticModel::tiny(3), options(0.5));
+    let file = |source: &str| SensitivityFile {
+        path: folder.path().join("kept.json"),
+        source_sha256: source.to_owned(),
+        replace: false,
+    };
+    // The mix, unless it is stopped after so many measures, and how many there were.
+    let run = |bytes, stop, file: Option<&SensitivityFile>| {
+        let (mut measured, budget) = (0, Budget::File(bytes));
+        let progress = &mut |p: Progress| {
+            measured = p.done - p.resumed;
+            if measured >= stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let found = Profile::Auto(budget).allocate(&model, &options, &windows(), file, progress);
+        (found, measured)
+    };
+    let (expected, all) = run(1 << 20, u64::MAX, None);
+    assert!(matches!(run(1 << 20, 10, Some(&file("a"))), (Err(Error::Interrupted), 10)));
+    let (found, rest) = run(1 << 20, u64::MAX, Some(&file("a")));
+    assert_eq!(found.unwrap(), expected.unwrap());
+    // A layer's are kept together.
+    assert!((all - 10..all).contains(&rest), "{rest} of {all}");
+    let (smallest, none) = run(least_of(&model, &options), u64::MAX, Some(&file("a")));
+    assert_eq!((smallest.is_ok(), none), (true, 0));
+    let other = run(1 << 20, u64::MAX, Some(&file("b"))).0.unwrap_err();
+    assert!(matches!(other, Error::OtherSensitivity { .. }) && other.to_string().contains("source"), "{other}");
+}
+
+/// Bytes of the smallest mix.
+fn least_of(model: &SyntheticModel, options: &PruneOptions) -> u64 {
+    let profile = Profile::Auto(Budget::File(1000));
+    match profile.allocate(model, options, &windows(), None, &mut |_| ControlFlow::Continue(())).unwrap_err() {
+        Error::TooSmall { least, .. } => least,
+        other => panic!("{other}"),
+    }
+}
+
 #[test]
 fn a_mix_needs_windows_to_judge_by() {
     let model = SyntheticModel::tiny(3);
     let profile = Profile::Auto(Budget::OfUniform);
-    let found = profile.allocate(&model, &options(0.5), &windows()[..2], &mut |_| ControlFlow::Continue(()));
+    let found = profile.allocate(&model, &options(0.5), &windows()[..2], None, &mut |_| ControlFlow::Continue(()));
     assert!(found.unwrap_err().to_string().contains("3 or more"));
 }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use pruner::{
-    Earlier, Error, Fingerprint, Journal, JournalOptions, Known, Pattern, Progress, PruneOptions, Report, RoundingKind,
-    ValueType, prune, prune_resumable,
+    Earlier, Error, Fingerprint, Journal, JournalOptions, Known, Pattern, Progress, PruneOptions, Report, Residence,
+    RoundingKind, ValueType, prune, prune_resumable,
 };
 use spm::Matrix;
 use spm::synthetic::{SplitMix, SyntheticModel};
@@ -113,6 +113,12 @@ fn however_often_it_is_stopped_the_result_is_the_same() {
         let path = folder.path().join("journal");
         let mut stops = 0;
         let (tensors, same) = loop {
+            // Hidden states may be elsewhere than in the run before.
+            let residence = match stops % 2 {
+                0 => Residence::default(),
+                _ => Residence::Spilled(folder.path().to_owned()),
+            };
+            let options = PruneOptions { residence, ..options.clone() };
             // A little further each time, so that there is an end.
             match go_on(&path, &options, stops + (random.bits() % 16) as usize) {
                 Err(Error::Interrupted) => stops += 1,

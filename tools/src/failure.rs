@@ -90,7 +90,8 @@ impl From<pruner::Error> for Failure {
         use pruner::Error as E;
         match error {
             E::Interrupted => Failure::Interrupted,
-            E::Option { .. } | E::OtherJournal { .. } => Failure::Usage(error.to_string()),
+            E::OutOfMemory { .. } | E::TooLittleMemory { .. } => Failure::OutOfMemory(error.to_string()),
+            E::Option { .. } | E::OtherJournal { .. } | E::OtherSensitivity { .. } => Failure::Usage(error.to_string()),
             E::File(e) => e.into(),
             E::Runtime(e) => e.into(),
             _ => Failure::Runtime(error.to_string()),

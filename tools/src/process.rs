@@ -5,13 +5,56 @@ mod cores;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::failure::Failure;
 
-/// Largest resident size of this process so far, in bytes; `None` where the system does not say.
+/// Largest resident size of this process so far, in bytes, with the pages of mapped files that are in memory; `None` where
+/// the system does not say.
 pub fn peak_memory() -> Option<u64> {
     kilobytes_after(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
+}
+
+/// The largest memory of this process's own, looked at every few milliseconds by a thread: pages of mapped files, which the
+/// system can take back at any time, do not count.
+pub struct MemoryWatch {
+    peak: Arc<AtomicU64>,
+    ended: Arc<AtomicBool>,
+}
+
+impl MemoryWatch {
+    /// Begins to look.
+    pub fn start() -> Self {
+        let (peak, ended) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (found, stop) = (Arc::clone(&peak), Arc::clone(&ended));
+        let watch = move || {
+            while !stop.load(Ordering::Relaxed) {
+                found.fetch_max(own_memory().unwrap_or(0), Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        // Where no thread is to be had there is no peak to tell.
+        let _ = std::thread::Builder::new().name("memory".into()).spawn(watch);
+        MemoryWatch { peak, ended }
+    }
+
+    /// The most so far, in bytes; `None` where the system does not say.
+    pub fn peak(&self) -> Option<u64> {
+        let now = own_memory()?;
+        Some(self.peak.fetch_max(now, Ordering::Relaxed).max(now))
+    }
+}
+
+impl Drop for MemoryWatch {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
+}
+
+fn own_memory() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    Some(kilobytes_after(&status, "RssAnon:")? + kilobytes_after(&status, "RssShmem:").unwrap_or(0))
 }
 
 /// Memory that can be had without swapping, in bytes; `None` where the system does not say.
@@ -108,6 +151,20 @@ fn parse_size(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Memory of its own is seen after it is given back, that of a mapped file is not.
+    #[test]
+    fn the_most_memory_is_remembered() {
+        let watch = MemoryWatch::start();
+        let Some(before) = watch.peak() else { return };
+        const LEN: usize = 96 << 20;
+        let large = vec![1u8; LEN];
+        let with = own_memory().unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        drop(std::hint::black_box(large));
+        let peak = watch.peak().unwrap();
+        assert!(peak >= with && peak >= before + LEN as u64 / 2, "{before}, {with}, {peak}");
+    }
 
     #[test]
     fn the_tightest_limit_counts() {

@@ -1,9 +1,15 @@
 //! Where to prune, as the command line says it.
 
+use std::ffi::OsString;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
 use clap::{Args, ValueEnum};
-use pruner::{Budget, Profile};
+use pruner::{Budget, Profile, SensitivityFile};
 
 use crate::cli::ByteSize;
+use crate::failure::Failure;
 
 /// Where to prune.
 #[derive(Args, Clone, Debug)]
@@ -21,6 +27,10 @@ pub struct ProfileArgs {
     /// --profile auto
     #[arg(long, value_name = "SIZE")]
     speed: Option<ByteSize>,
+    /// Keep what --profile auto measures in this file, and measure nothing that is there already: for several sizes of a model
+    /// [default: beside the output, until it is finished]
+    #[arg(long, value_name = "FILE")]
+    sensitivity: Option<PathBuf>,
 }
 
 /// What a profile is called.
@@ -34,6 +44,33 @@ enum Name {
 }
 
 impl ProfileArgs {
+    /// Where the pruning that writes `output` keeps what it measures of the source with these files' hash.
+    pub fn sensitivity_file(&self, output: &Path, source_sha256: &str) -> SensitivityFile {
+        let beside = || {
+            let mut name = OsString::from(output);
+            name.push(".sensitivity");
+            name.into()
+        };
+        SensitivityFile {
+            path: self.sensitivity.clone().unwrap_or_else(beside),
+            source_sha256: source_sha256.to_owned(),
+            replace: self.sensitivity.is_none(),
+        }
+    }
+
+    /// Removes the file once it is of no more use, unless it was asked for.
+    pub fn forget(&self, file: &SensitivityFile) -> Result<(), Failure> {
+        if self.sensitivity.is_some() || !matches!(self.profile(), Profile::Auto(_)) {
+            return Ok(());
+        }
+        match fs::remove_file(&file.path) {
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                Err(Failure::Runtime(format!("{}: cannot remove: {e}", file.path.display())))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The profile.
     pub fn profile(&self) -> Profile {
         match (self.size, self.speed, self.profile) {

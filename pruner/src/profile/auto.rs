@@ -9,22 +9,24 @@
 use std::ops::ControlFlow;
 
 use runtime::Layer;
-use spm::{Checkpoint, Config, Encoding};
+use spm::{Checkpoint, Config, Encoding, matrix};
 
 use super::Budget;
 use super::mix::{Choice, cheapest};
 use super::probe::Probe;
+use super::sensitivity::{Sensitivity, SensitivityFile};
 use crate::allocation::{Allocation, Treatment, ValueType};
 use crate::driver::{
-    Outcome, Progress, PruneOptions, check_finite, encode_table, layer_matrices, outcome, read_all, tables,
+    Outcome, Progress, PruneOptions, check_finite, encode_table, layer_matrices, missing, outcome, read_all, tables,
 };
 use crate::error::Error;
 use crate::method::{Needs, by_name};
 use crate::pattern::{Group, Pattern};
 use crate::plan::{self, plan};
+use crate::provenance::sha256_of_windows;
 use crate::shortlist::shortened;
 use crate::statistics::Inputs;
-use crate::stream::{Site, Stream};
+use crate::stream::{self, Site, Stream};
 
 /// Most windows whose inputs are summed.
 const SEEN: usize = 32;
@@ -38,15 +40,72 @@ pub(super) fn allocate(
     options: &PruneOptions,
     budget: Budget,
     windows: &[Vec<u32>],
+    file: Option<&SensitivityFile>,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Allocation, Error> {
     if windows.len() <= JUDGED {
         return Err(Error::option("calibration windows", &windows.len().to_string(), "3 or more for profile `auto`"));
     }
     let config = shortened(source, options.shortlist.as_ref())?;
-    let mut search = Search { source, config, options, items: Vec::new(), progress, done: 0 };
-    search.measure(windows)?;
+    let items = items(source, &config, options)?;
+    let sensitivity = Sensitivity::open(file, &facts(options, windows))?;
+    let (done, resumed) = (0, items.iter().filter(|item| item.is_known(&sensitivity)).count() as u64);
+    let mut search = Search { source, config, options, items, sensitivity, progress, done, resumed };
+    if search.resumed < search.items.len() as u64 {
+        search.measure(windows)?;
+    }
     search.solve(budget)
+}
+
+/// All that measures depend on besides the source.
+fn facts(options: &PruneOptions, windows: &[Vec<u32>]) -> [(&'static str, String); 4] {
+    [
+        ("program", format!("{} {}", env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))),
+        ("calibration tokens", sha256_of_windows(windows)),
+        ("kernels", runtime::simd::best().name().to_owned()),
+        ("rounding", options.rounding.to_string()),
+    ]
+}
+
+/// Most memory in use at a time while measuring: the dense model with what it does on some windows, and a site's products.
+pub(super) fn peak_bytes(source: &dyn Checkpoint, options: &PruneOptions, nsamples: usize, seqlen: usize) -> u64 {
+    let c = source.config();
+    let probe = Probe::byte_len(source, JUDGED.min(nsamples));
+    let seen = nsamples.saturating_sub(JUDGED).min(SEEN);
+    let threads = options.threads.clamp(1, seen.max(1));
+    let streaming = stream::byte_len(c, Needs::Gram, (seen, seqlen), threads, &options.residence)
+        + stream::seen_bytes(c, Needs::Gram, seen, seqlen, threads);
+    let matrices = || layer_matrices(c).map(|(_, (rows, cols))| (rows * cols) as u64);
+    let solving = plan::solving_bytes(c, Needs::Gram, matrices()) + 17 * matrices().max().unwrap_or(0);
+    let table = tables(c).map(|(_, rows, cols)| 3 * matrix::byte_len(Encoding::Q8, rows, cols, 0).unwrap_or(0) as u64);
+    let layer = 4 * matrices().sum::<u64>() / c.n_layers as u64;
+    probe + (streaming + layer + solving).max(table.max().unwrap_or(0))
+}
+
+/// Multiply-adds of measuring, about.
+pub(super) fn work(source: &dyn Checkpoint, nsamples: usize, seqlen: usize) -> u64 {
+    let c = source.config();
+    let all: u64 = layer_matrices(c).map(|(_, (rows, cols))| (rows * cols) as u64).sum();
+    // Half the layers are run for a matrix on average.
+    let runs = (layer_matrices(c).count() * JUDGED) as u64 * Probe::work(c, all / 2);
+    let tokens = (nsamples.saturating_sub(JUDGED).min(SEEN) * seqlen) as u64;
+    let products: u64 =
+        Site::ALL.iter().map(|site| site.width(c) as u64).map(|d| d * d / 8 * tokens + d * d * d / 3).sum();
+    let tried = |(rows, cols): (usize, usize)| {
+        let sample = rows.min(SAMPLE) * treatments(cols).len();
+        ((rows + 6 * sample) * cols * cols) as u64
+    };
+    runs + all * tokens + products * c.n_layers as u64 + layer_matrices(c).map(|(_, shape)| tried(shape)).sum::<u64>()
+}
+
+/// The tables and then the matrices, with what may become of each.
+fn items(source: &dyn Checkpoint, config: &Config, options: &PruneOptions) -> Result<Vec<Item>, Error> {
+    let of_tables = tables(config).map(|(name, rows, cols)| (name, (rows, cols), dense_treatments().to_vec()));
+    let of_matrices = layer_matrices(source.config()).map(|(name, shape)| {
+        let treatments = if options.ignores(&name) { dense_treatments().into() } else { treatments(shape.1) };
+        (name, shape, treatments)
+    });
+    of_tables.chain(of_matrices).map(|(name, shape, treatments)| Ok(Item { name, shape, treatments })).collect()
 }
 
 /// How what is not pruned may be stored.
@@ -63,13 +122,17 @@ fn treatments(cols: usize) -> Vec<Treatment> {
     dense_treatments().into_iter().chain(sparse).chain(has_fixed.then_some(fixed)).collect()
 }
 
-/// A matrix or table, and what may become of it.
+/// A matrix or table of the new model, and what may become of it.
 struct Item {
     name: String,
     shape: (usize, usize),
     treatments: Vec<Treatment>,
-    /// Expected KL divergence, nats.
-    losses: Vec<f64>,
+}
+
+impl Item {
+    fn is_known(&self, sensitivity: &Sensitivity) -> bool {
+        sensitivity.losses(&self.name, &self.treatments).is_some()
+    }
 }
 
 struct Search<'a> {
@@ -78,61 +141,86 @@ struct Search<'a> {
     config: Config,
     options: &'a PruneOptions,
     items: Vec<Item>,
+    sensitivity: Sensitivity<'a>,
     progress: &'a mut dyn FnMut(Progress) -> ControlFlow<()>,
+    /// Items measured now.
     done: u64,
+    /// Items that were measured before.
+    resumed: u64,
 }
 
 impl Search<'_> {
+    /// Measures what is not known yet.
     fn measure(&mut self, windows: &[Vec<u32>]) -> Result<(), Error> {
         let (seen, judged) = windows.split_at(windows.len() - JUDGED);
         let threads = self.options.threads;
         let mut probe = Probe::new(self.source, judged, threads)?;
         self.measure_tables(&mut probe)?;
-        let mut stream = Stream::new(self.source, &seen[..seen.len().min(SEEN)], Needs::Gram, threads)?;
+        let seen = &seen[..seen.len().min(SEEN)];
+        let mut stream = Stream::new(self.source, seen, Needs::Gram, threads, &self.options.residence)?;
         for index in 0..self.source.config().n_layers {
             let layer = Layer::load(self.source, stream.engine(), index)?;
             for site in Site::ALL {
+                let unknown =
+                    self.unknown_of(|name| site.matrices().iter().any(|short| name == format!("blk.{index}.{short}")));
+                if unknown.is_empty() {
+                    stream.pass(&layer, None, site, &mut |_| Ok(()))?;
+                    continue;
+                }
                 let inputs = stream.observe(&layer, None, site, Needs::Gram, &mut |_| Ok(()))?;
                 let pool = stream.pool();
-                for short in site.matrices() {
-                    let item = self.measure_matrix(&format!("blk.{index}.{short}"), &inputs, &pool, &mut probe)?;
-                    self.items.push(item);
-                    self.tick(index)?;
+                for item in unknown {
+                    let losses = self.losses_of_matrix(&self.items[item], &inputs, &pool, &mut probe)?;
+                    self.note(item, &losses, index)?;
                 }
             }
             stream.leave(&layer, &mut |_| Ok(()))?;
+            self.sensitivity.save()?;
         }
         Ok(())
     }
 
     fn measure_tables(&mut self, probe: &mut Probe) -> Result<(), Error> {
-        for ((name, rows, cols), (_, new_rows, _)) in tables(self.source.config()).zip(tables(&self.config)) {
-            let treatments: Vec<Treatment> = dense_treatments().into();
-            let all: Vec<usize> = (0..rows).collect();
+        for item in self.unknown_of(|name| !name.starts_with("blk.")) {
+            let Item { name, treatments, .. } = &self.items[item];
+            // All rows that the source has: the losses do not depend on a shortlist.
+            let info = self.source.tensor(name).ok_or_else(|| missing(name))?;
+            let (all, cols): (Vec<usize>, usize) = ((0..info.rows).collect(), info.cols);
             let mut losses = Vec::new();
-            for treatment in &treatments {
+            for treatment in treatments {
                 let encoding = treatment.values.dense();
-                let stored = encode_table(self.source, &name, &all, cols, encoding, &mut |_| Ok(()))?;
-                losses.push(probe.divergence(&name, stored)?);
+                let stored = encode_table(self.source, name, &all, cols, encoding, &mut |_| Ok(()))?;
+                losses.push(probe.divergence(name, stored)?);
             }
-            self.items.push(Item { name, shape: (new_rows, cols), treatments, losses });
-            self.tick(0)?;
+            self.note(item, &losses, 0)?;
+            self.sensitivity.save()?;
         }
         Ok(())
     }
 
-    fn measure_matrix(
+    /// Items whose names `are` meant and that are not measured yet.
+    fn unknown_of(&self, are: impl Fn(&str) -> bool) -> Vec<usize> {
+        let all = self.items.iter().enumerate();
+        all.filter(|(_, item)| are(&item.name) && !item.is_known(&self.sensitivity)).map(|(i, _)| i).collect()
+    }
+
+    fn note(&mut self, item: usize, losses: &[f64], layer: usize) -> Result<(), Error> {
+        let Item { name, treatments, .. } = &self.items[item];
+        self.sensitivity.add(name, treatments, losses);
+        self.tick(layer)
+    }
+
+    fn losses_of_matrix(
         &self,
-        name: &str,
+        item: &Item,
         inputs: &Inputs,
         pool: &rayon::ThreadPool,
         probe: &mut Probe,
-    ) -> Result<Item, Error> {
-        let info = self.source.tensor(name).ok_or_else(|| runtime::Error::MissingTensor { name: name.to_owned() })?;
-        let shape = (info.rows, info.cols);
+    ) -> Result<Vec<f64>, Error> {
+        let Item { name, shape, treatments } = item;
+        let (name, shape, options) = (&name[..], *shape, self.options);
         let dense = read_all(self.source, name)?;
         check_finite(name, &dense, shape.1)?;
-        let options = self.options;
         let half = Treatment { pattern: Pattern::Unstructured { sparsity: 0.5 }, values: ValueType::F16 };
         let Outcome { stored, relative_error: error, .. } =
             pool.install(|| tried(options, half, name, shape, &dense, inputs))?;
@@ -140,32 +228,31 @@ impl Search<'_> {
         // What an error of all there is would cost if losses grew with its square all the way.
         let whole = if error > 0.0 { divergence / (error * error) } else { 0.0 };
         let sample = sample(&dense, shape);
-        let treatments = if options.ignores(name) { dense_treatments().into() } else { treatments(shape.1) };
-        let mut losses = Vec::with_capacity(treatments.len());
-        for treatment in &treatments {
-            let sampled = (sample.len() / shape.1, shape.1);
-            let Outcome { relative_error: error, .. } =
-                pool.install(|| tried(options, *treatment, name, sampled, &sample, inputs))?;
-            losses.push(whole * error * error);
-        }
-        Ok(Item { name: name.to_owned(), shape, treatments, losses })
+        let sampled = (sample.len() / shape.1, shape.1);
+        let loss = |treatment: &Treatment| {
+            let found = pool.install(|| tried(options, *treatment, name, sampled, &sample, inputs))?;
+            Ok(whole * found.relative_error * found.relative_error)
+        };
+        treatments.iter().map(loss).collect()
     }
 
     fn tick(&mut self, layer: usize) -> Result<(), Error> {
         self.done += 1;
         let config = self.source.config();
-        let (layers, total) = (config.n_layers, (layer_matrices(config).count() + tables(config).count()) as u64);
-        Progress { layer, layers, step: "sensitivity", done: self.done, total, resumed: 0 }.tell(self.progress)
+        let (layers, total) = (config.n_layers, self.items.len() as u64);
+        let (done, resumed) = (self.done + self.resumed, self.resumed);
+        Progress { layer, layers, step: "sensitivity", done, total, resumed }.tell(self.progress)
     }
 
     fn solve(&self, budget: Budget) -> Result<Allocation, Error> {
         let group = self.options.group_of_method();
         let choices_of = |item: &Item| -> Result<Vec<Choice>, Error> {
             let shape = counted(item, &self.config, budget);
-            let all = item.treatments.iter().zip(&item.losses);
+            let losses = self.sensitivity.losses(&item.name, &item.treatments).ok_or_else(|| missing(&item.name))?;
+            let all = item.treatments.iter().zip(losses);
             all.map(|(t, loss)| {
                 let (bytes, starts) = plan::bytes_of(t.encoding(shape.1)?, t.pattern, group, shape);
-                Ok(Choice { bytes: bytes + starts, loss: *loss })
+                Ok(Choice { bytes: bytes + starts, loss })
             })
             .collect()
         };

@@ -5,6 +5,7 @@ mod depth;
 mod mix;
 mod owl;
 mod probe;
+mod sensitivity;
 
 use std::ops::ControlFlow;
 
@@ -14,6 +15,8 @@ use crate::allocation::{Allocation, Treatment};
 use crate::driver::{Progress, PruneOptions, layer_matrices};
 use crate::error::Error;
 use crate::pattern::Pattern;
+
+pub use self::sensitivity::SensitivityFile;
 
 /// A rule for what becomes of each matrix.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,12 +44,14 @@ pub enum Budget {
 
 impl Profile {
     /// What becomes of each matrix of `source`. `windows` are calibration tokens, on which the dense model is run;
-    /// [`Profile::Uniform`] and [`Profile::Depth`] do not look at them.
+    /// [`Profile::Uniform`] and [`Profile::Depth`] do not look at them. [`Profile::Auto`] keeps what it measures in `file`,
+    /// and takes from it what an earlier run has measured.
     pub fn allocate(
         self,
         source: &dyn Checkpoint,
         options: &PruneOptions,
         windows: &[Vec<u32>],
+        file: Option<&SensitivityFile>,
         progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Allocation, Error> {
         options.check(source.config())?;
@@ -54,7 +59,33 @@ impl Profile {
             Profile::Uniform => Ok(options.allocation.clone()),
             Profile::Owl => owl::allocate(source, options, windows, progress),
             Profile::Depth => depth::allocate(source.config(), options),
-            Profile::Auto(budget) => auto::allocate(source, options, budget, windows, progress),
+            Profile::Auto(budget) => auto::allocate(source, options, budget, windows, file, progress),
+        }
+    }
+
+    /// Most memory in use at a time meanwhile, with `nsamples` windows of `seqlen` tokens.
+    pub(crate) fn peak_bytes(
+        self,
+        source: &dyn Checkpoint,
+        options: &PruneOptions,
+        nsamples: usize,
+        seqlen: usize,
+    ) -> u64 {
+        match self {
+            Profile::Uniform | Profile::Depth => 0,
+            Profile::Owl => owl::peak_bytes(source.config(), options, nsamples, seqlen),
+            Profile::Auto(_) => auto::peak_bytes(source, options, nsamples, seqlen),
+        }
+    }
+
+    /// Work of it, in multiply-adds, about.
+    pub(crate) fn work(self, source: &dyn Checkpoint, nsamples: usize, seqlen: usize) -> u64 {
+        match self {
+            Profile::Uniform | Profile::Depth => 0,
+            Profile::Owl => {
+                source.tensors().iter().map(|t| t.rows as u64 * t.cols as u64).sum::<u64>() * (nsamples * seqlen) as u64
+            }
+            Profile::Auto(_) => auto::work(source, nsamples, seqlen),
         }
     }
 

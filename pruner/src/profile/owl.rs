@@ -5,14 +5,14 @@
 use std::ops::ControlFlow;
 
 use runtime::Layer;
-use spm::Checkpoint;
+use spm::{Checkpoint, Config};
 
 use super::{MOST, by_layer, shared};
 use crate::allocation::Allocation;
-use crate::driver::{Progress, PruneOptions};
+use crate::driver::{Progress, PruneOptions, layer_matrices};
 use crate::error::Error;
 use crate::method::Needs;
-use crate::stream::{Site, Stream};
+use crate::stream::{self, Site, Stream};
 
 const M: f64 = 5.0;
 const LAMBDA: f64 = 0.08;
@@ -25,7 +25,7 @@ pub(super) fn allocate(
 ) -> Result<Allocation, Error> {
     let sparsity = shared(options, "owl")?;
     let layers = source.config().n_layers;
-    let mut stream = Stream::new(source, windows, Needs::ColumnNorms, options.threads)?;
+    let mut stream = Stream::new(source, windows, Needs::ColumnNorms, options.threads, &options.residence)?;
     let mut outliers = Vec::with_capacity(layers);
     for index in 0..layers {
         let layer = Layer::load(source, stream.engine(), index)?;
@@ -45,6 +45,14 @@ pub(super) fn allocate(
         Progress { layer: index, layers, step: "outliers", done, total, resumed: 0 }.tell(progress)?;
     }
     Ok(by_layer(source.config(), options, &sparsities(&outliers, sparsity)))
+}
+
+/// Most memory in use at a time while layers are looked at: the stream, a layer's scores, and a matrix.
+pub(super) fn peak_bytes(c: &Config, options: &PruneOptions, nsamples: usize, seqlen: usize) -> u64 {
+    let threads = options.threads.clamp(1, nsamples.max(1));
+    let streaming = stream::byte_len(c, Needs::ColumnNorms, (nsamples, seqlen), threads, &options.residence);
+    let matrices = || layer_matrices(c).map(|(_, (rows, cols))| (rows * cols) as u64);
+    streaming + 2 * 4 * matrices().sum::<u64>() / c.n_layers as u64 + 4 * matrices().max().unwrap_or(0)
 }
 
 /// The scores of a layer.

@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -10,14 +10,15 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use pruner::{
-    Earlier, Fingerprint, Group, Journal, JournalOptions, Pattern, Plan, Profile, Progress, PruneOptions, Report,
-    RoundingKind, ShortlistSize, TokenCounts, ValueType, shortlist,
+    Budget, Earlier, Fingerprint, Group, Journal, JournalOptions, Pattern, Plan, Profile, Progress, PruneOptions,
+    Report, RoundingKind, SensitivityFile, ShortlistSize, TokenCounts, ValueType, shortlist,
 };
 use spm::{Checkpoint, Config, Provenance, SparseModel, SpmWriter, WriterOptions, matrix};
 use tools::Failure;
 use tools::calibration::{CalibrationArgs, Statistics, tokenizer_of};
+use tools::cli::ByteSize;
 use tools::open::AnyModel;
-use tools::process::{self, megabytes};
+use tools::process::{self, MemoryWatch, megabytes};
 use tools::profile::ProfileArgs;
 use tools::report::{self, Calibration, Facts, Options, ReportFiles, Source, Totals};
 
@@ -73,6 +74,10 @@ struct Cli {
     /// Threads [default: one a core]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=512))]
     threads: Option<u16>,
+    /// Most memory to use, such as 1.5GB, pages of the source not counted [default: what is free]. Where hidden states do not
+    /// fit they are kept in a file without a name beside the output
+    #[arg(long, value_name = "SIZE")]
+    max_memory: Option<ByteSize>,
     /// Go on where an earlier run with the same options was interrupted or killed
     #[arg(long)]
     resume: bool,
@@ -99,7 +104,7 @@ fn main() -> ExitCode {
 }
 
 fn main_with(args: &Cli) -> Result<(), Failure> {
-    let interrupted = process::interrupt_flag()?;
+    let (interrupted, memory_watch) = (process::interrupt_flag()?, MemoryWatch::start());
     let file = AnyModel::open(&args.source)?;
     let source = file.checkpoint();
     if !args.dry_run && args.was_finished()? {
@@ -109,14 +114,15 @@ fn main_with(args: &Cli) -> Result<(), Failure> {
     let mut options = args.prune_options()?;
     let (nsamples, seqlen) = args.calibration.size();
     let counts = args.shorten(source, &mut options)?;
-    let plan = pruner::plan(source, &options, nsamples, seqlen)?;
+    let memory = args.max_memory.map(|size| size.0).or_else(process::available_memory).unwrap_or(u64::MAX);
+    let (profile, folder) = (args.profile.profile(), args.output_folder());
+    let plan = pruner::plan_within(source, &mut options, profile, (nsamples, seqlen), memory, folder)?;
     if args.dry_run {
         print_plan(source, &options, args, &plan)?;
         let config = shortlist::shortened(source, options.shortlist.as_ref())?;
         return print_shortlist(&config, &options, counts.as_ref());
     }
-    process::check_memory("pruning", plan.peak_bytes, "ask for fewer or shorter windows with --nsamples, --seqlen")?;
-    prune(args, &file, options, counts, &plan, &interrupted)
+    prune(args, &file, options, counts, &plan, &memory_watch, &interrupted)
 }
 
 /// Prunes to a file, by way of a journal that is kept until the file has its name.
@@ -126,6 +132,7 @@ fn prune(
     mut options: PruneOptions,
     mut counts: Option<TokenCounts>,
     plan: &Plan,
+    memory_watch: &MemoryWatch,
     interrupted: &AtomicBool,
 ) -> Result<(), Failure> {
     let (source, profile) = (file.checkpoint(), args.profile.profile());
@@ -145,30 +152,35 @@ fn prune(
     if let Some(counts) = &mut counts {
         args.rank(source, windows, counts, &mut options, interrupted)?;
     }
-    let bar = progress_bar();
     let started = Instant::now();
-    let mut progress = |p: Progress| show_progress(&bar, started, p, interrupted);
-    options.allocation = profile.allocate(source, &options, windows, &mut progress)?;
+    let sensitivity = args.sensitivity_file(&source_sha256);
+    let mut measuring = Shown::new("measuring", interrupted);
+    options.allocation = profile.allocate(source, &options, windows, Some(&sensitivity), &mut |p| measuring.show(p))?;
+    measuring.bar.finish_and_clear();
     let known = statistics.known();
     let fingerprint = Fingerprint::new(source, &source_sha256, &options, known);
     let mut journal = Journal::open(&journal_path, fingerprint, &args.journal_options(plan))?;
     if args.resume {
         say_what_is_resumed(&journal)?;
     }
-    let done = pruner::prune_resumable(source, &options, known, &mut writer, &mut journal, &mut progress);
-    bar.finish_and_clear();
+    let mut pruning = Shown::new("pruning", interrupted);
+    let progress = &mut |p| pruning.show(p);
+    let done = pruner::prune_resumable(source, &options, known, &mut writer, &mut journal, progress);
+    pruning.bar.finish_and_clear();
     let mut report = done.inspect_err(|_| say_how_to_go_on(&journal))?;
     report.warnings.extend(statistics.warnings());
     let provenance = args.provenance(source_sha256, &options, &report, &statistics, counts.as_ref());
     let config = shortlist::shortened(source, options.shortlist.as_ref())?;
     let sealed = writer.seal(&config, source.vocabulary(), &provenance)?;
-    let facts = args.facts(&provenance, &options, &statistics, &report, sealed.file_len(), started.elapsed());
+    let mut facts = args.facts(&provenance, &options, &statistics, &report, sealed.file_len(), started.elapsed());
+    facts.peak_memory_bytes = memory_watch.peak();
     if let Some(files) = &report_files {
         files.write(&facts)?;
     }
     journal.finish(&sealed.identity())?;
     sealed.publish()?;
     journal.remove()?;
+    args.profile.forget(&sensitivity)?;
     print_shortlist(&config, &options, counts.as_ref())?;
     print_result(args, &report, &statistics, &facts, report_files.as_ref())
 }
@@ -238,6 +250,15 @@ impl Cli {
             "off" => Ok(None),
             size => size.parse().map(Some).map_err(|e: pruner::Error| Failure::Usage(e.to_string())),
         }
+    }
+
+    /// Where the output goes.
+    fn output_folder(&self) -> &Path {
+        self.output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    }
+
+    fn sensitivity_file(&self, source_sha256: &str) -> SensitivityFile {
+        self.profile.sensitivity_file(&self.output, source_sha256)
     }
 
     fn earlier(&self) -> Earlier {
@@ -325,7 +346,7 @@ impl Cli {
             matrices: report.tensors.iter().map(Into::into).collect(),
             warnings: report.warnings.iter().map(Into::into).collect(),
             seconds: time.as_secs_f64(),
-            peak_memory_bytes: process::peak_memory(),
+            peak_memory_bytes: None,
         }
     }
 }
@@ -338,7 +359,7 @@ fn rank_tokens(
     counts: &mut TokenCounts,
     interrupted: &AtomicBool,
 ) -> Result<(), Failure> {
-    let bytes = source.tensors().iter().map(|t| t.bytes.max(t.rows as u64 * t.cols as u64)).sum();
+    let bytes = source.tensors().iter().filter_map(|t| source.matrix_bytes(&t.name)).sum();
     process::check_memory("the model that ranks tokens", bytes, "give a number with --vocab-shortlist")?;
     let bar = progress_bar();
     bar.set_length(windows.len() as u64);
@@ -360,13 +381,36 @@ fn progress_bar() -> ProgressBar {
     style.map_or(bar.clone(), |style| bar.with_style(style))
 }
 
-fn show_progress(bar: &ProgressBar, started: Instant, p: Progress, interrupted: &AtomicBool) -> ControlFlow<()> {
-    bar.set_length(p.total);
-    bar.set_position(p.done);
-    let own = (p.done - p.resumed).max(1);
-    let left = started.elapsed().mul_f64((p.total - p.done) as f64 / own as f64);
-    bar.set_message(format!("layer {} of {}, {}, about {} left", p.layer, p.layers, p.step, HumanDuration(left)));
-    if interrupted.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+/// Shows how far some work through all layers is: as a bar, or as a line a layer where nobody watches a terminal.
+struct Shown<'a> {
+    what: &'static str,
+    bar: ProgressBar,
+    started: Instant,
+    /// The layer whose line was written last, and how much was done by then.
+    written: Option<usize>,
+    interrupted: &'a AtomicBool,
+}
+
+impl<'a> Shown<'a> {
+    fn new(what: &'static str, interrupted: &'a AtomicBool) -> Self {
+        Shown { what, bar: progress_bar(), started: Instant::now(), written: None, interrupted }
+    }
+
+    fn show(&mut self, p: Progress) -> ControlFlow<()> {
+        let own = (p.done - p.resumed).max(1);
+        let left = self.started.elapsed().mul_f64((p.total - p.done) as f64 / own as f64);
+        let left = HumanDuration(left);
+        self.bar.set_length(p.total);
+        self.bar.set_position(p.done);
+        let Shown { what, .. } = self;
+        self.bar.set_message(format!("{what}: layer {} of {}, {}, about {left} left", p.layer, p.layers, p.step));
+        if self.bar.is_hidden() && self.written != Some(p.layer) && p.layer < p.layers {
+            self.written = Some(p.layer);
+            // If standard error is closed there is nobody left to tell.
+            let _ = writeln!(std::io::stderr(), "{what}: layer {} of {}, about {left} left", p.layer, p.layers);
+        }
+        if self.interrupted.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
 }
 
 fn say_what_is_resumed(journal: &Journal) -> Result<(), Failure> {
@@ -388,8 +432,16 @@ fn say_how_to_go_on(journal: &Journal) {
 fn print_plan(source: &dyn Checkpoint, options: &PruneOptions, args: &Cli, plan: &Plan) -> Result<(), Failure> {
     let time = pruner::estimate_time(source, options, plan)?;
     let mut out = std::io::stdout().lock();
-    writeln!(out, "file     {}: {}", args.output.display(), megabytes(plan.file_bytes))?;
+    let size = match args.profile.profile() {
+        Profile::Auto(Budget::File(_)) => format!("{} at most", megabytes(plan.file_bytes)),
+        Profile::Auto(Budget::Token(_)) => "depends on what is measured".to_owned(),
+        _ => megabytes(plan.file_bytes),
+    };
+    writeln!(out, "file     {}: {size}", args.output.display())?;
     writeln!(out, "journal  {} more while pruning", megabytes(plan.journal_bytes))?;
+    if plan.spilled_bytes > 0 {
+        writeln!(out, "states   {} more, as they do not fit in memory", megabytes(plan.spilled_bytes))?;
+    }
     writeln!(out, "memory   {} at most", megabytes(plan.peak_bytes))?;
     writeln!(out, "time     about {}", HumanDuration(time))?;
     Ok(())

@@ -35,7 +35,7 @@ pub struct Facts {
     pub warnings: Vec<Warning>,
     /// Time of the pruning.
     pub seconds: f64,
-    /// Largest resident size of the process, where the system says.
+    /// Most memory that the process had of its own, pages of mapped files not counted, where the system says.
     pub peak_memory_bytes: Option<u64>,
 }
 
