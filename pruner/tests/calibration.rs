@@ -145,10 +145,10 @@ fn a_folder_that_is_ignored_from_above_is_still_read() {
 }
 
 #[test]
-fn reading_stops_when_there_is_enough() {
+fn windows_are_of_many_documents_and_reading_stops_when_there_is_enough() {
     let folder = tempfile::tempdir().unwrap();
-    for i in 10..60 {
-        write(folder.path(), &format!("{i}.py"), format!("{i}23456789"));
+    for i in 100..300 {
+        write(folder.path(), &format!("{i}.py"), format!("{i}0123456"));
     }
     let tokenized = std::cell::Cell::new(0);
     let counting = |text: &str| {
@@ -156,7 +156,11 @@ fn reading_stops_when_there_is_enough() {
         bytes(text)
     };
     let found = Calibration::collect(&options(&[folder.path()], 5, 7), &counting).unwrap();
-    assert_eq!((found.documents(), found.available(), tokenized.get()), (4, 50, 4));
+    // Sixteen times 35 tokens, of which windows of 7 are taken from 0, 112, 224 and so on.
+    assert_eq!((found.documents(), found.available(), tokenized.get()), (8, 200, 56));
+    let beginnings: Vec<usize> =
+        found.windows.iter().map(|w| text_of(std::slice::from_ref(w)).find("0123").unwrap_or(9)).collect();
+    assert_eq!(beginnings, [3, 1, 9, 9, 9]);
 }
 
 #[test]
@@ -247,13 +251,13 @@ fn one_document_is_worth_a_warning() {
     let folder = tempfile::tempdir().unwrap();
     let a = write(folder.path(), "a.py", "one document");
     let b = write(folder.path(), "b.py", "another");
-    let warned = |nsamples| {
-        let found = Calibration::collect(&options(&[&a, &b], nsamples, 1), &bytes).unwrap();
+    let warned = |sources: &[&Path], nsamples| {
+        let found = Calibration::collect(&options(sources, nsamples, 1), &bytes).unwrap();
         found.warnings().iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     let expected = "all 5 calibration tokens are of one document: give --calib more files, or a folder of them";
-    assert_eq!(warned(5), [expected]);
-    assert!(warned(19).is_empty());
+    assert_eq!(warned(&[&a], 5), [expected]);
+    assert!(warned(&[&a, &b], 5).is_empty());
 }
 
 /// Options of a mix of letters: each domain's text is one letter over and over.
