@@ -190,7 +190,10 @@ impl Stream {
             |engine, worker, window| {
                 let mut seen = Vec::with_capacity(window.hidden.len() / engine.config().dim * cols);
                 window.move_to(site, engine, layer, worker, &mut |x| seen.extend_from_slice(x));
-                let beside = dense.map_or_else(Vec::new, |dense| window.beside(site, engine, dense, worker, &seen));
+                let mut beside = dense.map_or_else(Vec::new, |dense| window.beside(site, engine, dense, worker, &seen));
+                if dense.is_some() && site.beside() == Beside::Outputs {
+                    window.relate(&mut seen, &mut beside, engine.config());
+                }
                 (seen, beside)
             },
             |(seen, beside)| {
@@ -365,6 +368,20 @@ impl Window {
         beside
     }
 
+    /// Divides inputs and outputs of every token by the size of the dense model's stream, as the next norm does: errors count
+    /// in relation to it. Otherwise tokens with massive activations (Sun et al.: Massive Activations in Large Language Models,
+    /// 2024) would be all that matters.
+    fn relate(&self, seen: &mut [f32], beside: &mut [f32], c: &Config) {
+        let cols = seen.len() / (beside.len() / c.dim);
+        let tokens = seen.chunks_exact_mut(cols).zip(beside.chunks_exact_mut(c.dim));
+        for (stream, (seen, beside)) in self.dense.chunks_exact(c.dim).zip(tokens) {
+            let mean = stream.iter().map(|v| v * v).sum::<f32>() / c.dim as f32;
+            let size = (mean + c.norm_eps).sqrt();
+            let factor = if size > 0.0 { 1.0 / size } else { 1.0 };
+            seen.iter_mut().chain(beside).for_each(|v| *v *= factor);
+        }
+    }
+
     /// Moves the dense model to `site`, or after it where that adds to the stream, showing `see` its inputs or the stream.
     fn follow(&mut self, site: Site, engine: &Engine, layer: &Layer, worker: &mut Worker, see: &mut dyn FnMut(&[f32])) {
         let c = engine.config();
@@ -519,8 +536,15 @@ mod tests {
                 let after = forward(&twin, &stream.engine, before[1].clone());
                 let (of_last_site, states) = held_out.pop().unwrap();
                 assert!(states[1] == after, "layer {index}");
-                let missing: Vec<f32> = after.iter().zip(&states[0]).map(|(a, h)| a - h).collect();
-                assert!(of_last_site.beside() == missing, "layer {index}");
+                // In relation to the size of the stream.
+                let dim = dense.config().dim;
+                for (t, (after, before)) in after.chunks(dim).zip(states[0].chunks(dim)).enumerate() {
+                    let size = (after.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / dim as f64).sqrt();
+                    for (j, (a, h)) in after.iter().zip(before).enumerate() {
+                        let (found, missing) = (f64::from(of_last_site.beside()[t * dim + j]), f64::from(a - h) / size);
+                        assert!((found - missing).abs() < 1e-4, "layer {index}, {t} {j}: {found}, {missing}");
+                    }
+                }
                 let inputs = |layer: &Layer, hidden: &[f32]| {
                     let mut inputs = vec![0.0; hidden.len()];
                     layer.attn_input(&stream.engine, hidden, &mut inputs);

@@ -5,7 +5,8 @@
 //! With `P` the inputs of the pruned model and `Y` the outputs that are wanted, weights `Z` lose `||Y - P Z||^2`, which is
 //! least where `P^T P Z = P^T Y`. Where a matrix reads the normalised stream, `Y = X W` with the dense model's inputs `X`.
 //! Where it adds to the stream, `Y` is all that is missing there: the dense model's stream after it less the pruned model's
-//! before it. So it also makes up for what was lost before, and losses do not pile up.
+//! before it. So it also makes up for what was lost before, and losses do not pile up. (There `P` and `Y` are each divided by
+//! the size of the stream at their token.)
 
 use rayon::prelude::*;
 
