@@ -23,6 +23,9 @@ pub(crate) const PRUNE_COST: u64 = 500;
 /// Work of encoding one weight of the embedding.
 pub(crate) const ENCODE_COST: u64 = 50;
 
+/// Bytes that a thread packs parts of large matrices into to multiply them.
+const PACKED: u64 = 4 << 20;
+
 /// Where sections of a file begin.
 const SECTION_ALIGN: u64 = 1 << 16;
 
@@ -289,7 +292,7 @@ fn peak_bytes(c: &Config, options: &PruneOptions, sizes: &[Size], (nsamples, seq
     let table = sizes.iter().filter(|s| !s.in_layer).map(|s| 3 * s.bytes).max().unwrap_or(0);
     let seen = stream::seen_bytes(c, options.needs(), nsamples, seqlen, threads);
     let solving = if options.needs() >= Needs::Gram {
-        seen + solving_bytes(c, options.needs(), inside().map(weights))
+        seen + solving_bytes(c, options.needs(), inside().map(weights), threads)
     } else {
         0
     };
@@ -299,12 +302,12 @@ fn peak_bytes(c: &Config, options: &PruneOptions, sizes: &[Size], (nsamples, seq
 }
 
 /// What methods with products of inputs need besides: a Gram matrix, a damped one and its factor, the products with the dense
-/// model, and ten copies of the widest of matrices of so many `weights`, all f32. (The dense model's layer is gone when the widest matrix is pruned.)
-pub(crate) fn solving_bytes(c: &Config, needs: Needs, weights: impl Iterator<Item = u64>) -> u64 {
+/// model, and ten copies of the widest of matrices of so many `weights`, all f32; and what threads multiply large matrices with. (The dense model's layer is gone when the widest matrix is pruned.)
+pub(crate) fn solving_bytes(c: &Config, needs: Needs, weights: impl Iterator<Item = u64>, threads: usize) -> u64 {
     let widest = c.hidden_dim.max(c.dim).max(c.q_dim()) as u64;
     let weights = weights.max().unwrap_or(0);
     let beside = if needs == Needs::DenseOutputs { c.dim as u64 } else { 0 };
-    4 * ((3 * widest + beside) * widest + 10 * weights)
+    4 * ((3 * widest + beside) * widest + 10 * weights) + PACKED * threads as u64
 }
 
 /// The sections one after another, as the file's specification lays them out.

@@ -105,8 +105,8 @@ fn memory_is_foreseen_and_kept_to() {
     }
 }
 
-/// No more than was foreseen, and not much less.
+/// No more than was foreseen, and not much less but for what multiplying large matrices takes.
 fn holds(method: &str, plan: &Plan, peak: u64) {
     let foreseen = plan.peak_bytes;
-    assert!(peak <= foreseen && foreseen < 2 * peak, "{method}: {foreseen} bytes foreseen, {peak} taken");
+    assert!(peak <= foreseen && foreseen < 2 * peak + (16 << 20), "{method}: {foreseen} bytes foreseen, {peak} taken");
 }

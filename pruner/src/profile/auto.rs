@@ -76,7 +76,7 @@ pub(super) fn peak_bytes(source: &dyn Checkpoint, options: &PruneOptions, nsampl
     let streaming = stream::byte_len(c, Needs::Gram, (seen, seqlen), threads, &options.residence)
         + stream::seen_bytes(c, Needs::Gram, seen, seqlen, threads);
     let matrices = || layer_matrices(c).map(|(_, (rows, cols))| (rows * cols) as u64);
-    let solving = plan::solving_bytes(c, Needs::Gram, matrices()) + 17 * matrices().max().unwrap_or(0);
+    let solving = plan::solving_bytes(c, Needs::Gram, matrices(), threads) + 17 * matrices().max().unwrap_or(0);
     let table = tables(c).map(|(_, rows, cols)| 3 * matrix::byte_len(Encoding::Q8, rows, cols, 0).unwrap_or(0) as u64);
     let layer = 4 * matrices().sum::<u64>() / c.n_layers as u64;
     probe + (streaming + layer + solving).max(table.max().unwrap_or(0))
