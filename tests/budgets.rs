@@ -30,7 +30,7 @@ impl Folder {
     /// Prunes the model to `out`; exit code, standard output and standard error.
     fn prune(&self, out: &str, more: &[&str]) -> (i32, String, String) {
         let (dense, text, out) = (self.path("dense.spm"), self.path("text.py"), self.path(out));
-        let args = [&dense, "-o", &out, "--calib", &text, "--seqlen", "64", "--values", "q4"];
+        let args = [&dense, "-o", &out, "--calib", &text, "--seqlen", "64", "--values", "q4", "-t", "2"];
         let more = if more.contains(&"--nsamples") { more.to_vec() } else { [more, &["--nsamples", "12"]].concat() };
         let done = common::run(common::SPARSE_PRUNE, &[&args[..], &more].concat());
         let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -93,10 +93,10 @@ fn memory_that_is_allowed_is_kept_to() {
     let (_, plan, _) = folder.prune("out.spm", &["--method", "admm", "--dry-run"]);
     let ample = megabytes(&plan, "memory");
     assert!(!plan.contains("states"), "{plan}");
-    let less = format!("{:.1}MB", ample * 0.85);
+    let less = format!("{:.1}MB", ample * 0.91);
     let (code, plan, said) = folder.prune("out.spm", &["--method", "admm", "--max-memory", &less, "--dry-run"]);
     assert_eq!(code, 0, "{said}");
-    assert!(megabytes(&plan, "memory") <= ample * 0.85 && megabytes(&plan, "states") > 0.5, "{plan}");
+    assert!(megabytes(&plan, "memory") <= ample * 0.91 && megabytes(&plan, "states") > 0.5, "{plan}");
     let expected = folder.pruned("ample.spm", &["--method", "admm"]);
     assert!(folder.pruned("less.spm", &["--method", "admm", "--max-memory", &less]) == expected);
     let (code, _, said) = folder.prune("out.spm", &["--method", "admm", "--max-memory", "1MB"]);

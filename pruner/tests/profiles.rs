@@ -2,7 +2,10 @@
 
 use std::ops::ControlFlow;
 
-use pruner::{Allocation, Budget, Error, Pattern, Profile, Progress, PruneOptions, SensitivityFile, prune, shortlist};
+use pruner::{
+    Allocation, Budget, Error, Pattern, Profile, Progress, PruneOptions, SensitivityFile, Treatment, ValueType,
+};
+use pruner::{prune, shortlist};
 use spm::synthetic::{SyntheticModel, padded_vocabulary};
 use spm::{Checkpoint, Config, Encoding, Matrix, Provenance, Shortlist, SpmWriter, needed_tokens};
 
@@ -121,6 +124,24 @@ fn a_mix_fits_the_bytes_of_a_token() {
         .map(|(_, m)| m.byte_len() as u64)
         .sum();
     assert!((40_000..=60_000).contains(&read), "{read}");
+}
+
+/// Without a size there are sparsities to share out, and nothing else: values stay as they were asked for.
+#[test]
+fn sparsities_are_shared_out_by_what_they_lose() {
+    let model = SyntheticModel::new(Config::new(3, 128, 352, 4, 2), 7);
+    let options = PruneOptions { values: ValueType::Q8, ..options(0.5) };
+    let profile = Profile::Auto(Budget::OfUniform);
+    let allocation = profile.allocate(&model, &options, &windows(), None, &mut |_| ControlFlow::Continue(())).unwrap();
+    let given = || allocation.matrices.values();
+    assert_eq!(allocation.matrices.len(), 21);
+    assert!(given().all(|t| t.values == ValueType::Q8) && allocation.tables.values().all(|v| *v == options.head));
+    let sparsity = |t: &Treatment| t.pattern.sparsity();
+    assert!(given().any(|t| sparsity(t) < 0.5) && given().any(|t| sparsity(t) > 0.5), "{allocation:?}");
+    let uniform = bytes_of_file(&model, &options);
+    let mixed = bytes_of_file(&model, &PruneOptions { allocation, ..options });
+    // Sections begin at multiples of 65536.
+    assert!(mixed <= uniform + (1 << 16) && mixed > uniform / 4 * 3, "{mixed} of {uniform}");
 }
 
 #[test]

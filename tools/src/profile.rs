@@ -15,8 +15,8 @@ use crate::failure::Failure;
 #[derive(Args, Clone, Debug)]
 pub struct ProfileArgs {
     /// What becomes of each matrix: the same for all; owl, layers with more outliers lose less; depth, later layers lose more;
-    /// auto, the mix of dense and sparse encodings that is measured to lose least for the bytes that the same for all would
-    /// take, or those of --size or --speed
+    /// auto, the sparsities that are measured to lose least for the bytes that the same for all would take, or, with --size or
+    /// --speed, the best mix of dense and sparse encodings for those
     #[arg(long, value_enum, default_value_t)]
     profile: Name,
     /// The mix of encodings that loses least in a file of this size, such as 180MB; means --profile auto. With it or --speed

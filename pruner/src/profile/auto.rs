@@ -47,7 +47,7 @@ pub(super) fn allocate(
         return Err(Error::option("calibration windows", &windows.len().to_string(), "3 or more for profile `auto`"));
     }
     let config = shortened(source, options.shortlist.as_ref())?;
-    let items = items(source, &config, options)?;
+    let items = items(source, &config, options, budget);
     let sensitivity = Sensitivity::open(file, &facts(options, windows))?;
     let (done, resumed) = (0, items.iter().filter(|item| item.is_known(&sensitivity)).count() as u64);
     let mut search = Search { source, config, options, items, sensitivity, progress, done, resumed };
@@ -92,20 +92,28 @@ pub(super) fn work(source: &dyn Checkpoint, nsamples: usize, seqlen: usize) -> u
     let products: u64 =
         Site::ALL.iter().map(|site| site.width(c) as u64).map(|d| d * d / 8 * tokens + d * d * d / 3).sum();
     let tried = |(rows, cols): (usize, usize)| {
-        let sample = rows.min(SAMPLE) * treatments(cols).len();
-        ((rows + 6 * sample) * cols * cols) as u64
+        let sample = rows.min(SAMPLE) * 10;
+        (rows + 6 * sample) as u64 * (cols * cols) as u64
     };
     runs + all * tokens + products * c.n_layers as u64 + layer_matrices(c).map(|(_, shape)| tried(shape)).sum::<u64>()
 }
 
 /// The tables and then the matrices, with what may become of each.
-fn items(source: &dyn Checkpoint, config: &Config, options: &PruneOptions) -> Result<Vec<Item>, Error> {
-    let of_tables = tables(config).map(|(name, rows, cols)| (name, (rows, cols), dense_treatments().to_vec()));
+fn items(source: &dyn Checkpoint, config: &Config, options: &PruneOptions, budget: Budget) -> Vec<Item> {
+    let dense = match budget {
+        Budget::OfUniform => vec![Treatment::dense(options.values)],
+        _ => dense_treatments().to_vec(),
+    };
+    let of_table = match budget {
+        Budget::OfUniform => vec![Treatment::dense(options.head)],
+        _ => dense.clone(),
+    };
+    let of_tables = tables(config).map(|(name, rows, cols)| (name, (rows, cols), of_table.clone()));
     let of_matrices = layer_matrices(source.config()).map(|(name, shape)| {
-        let treatments = if options.ignores(&name) { dense_treatments().into() } else { treatments(shape.1) };
-        (name, shape, treatments)
+        let sparse = if options.ignores(&name) { Vec::new() } else { sparse_treatments(shape.1, options, budget) };
+        (name, shape, [&dense[..], &sparse].concat())
     });
-    of_tables.chain(of_matrices).map(|(name, shape, treatments)| Ok(Item { name, shape, treatments })).collect()
+    of_tables.chain(of_matrices).map(|(name, shape, treatments)| Item { name, shape, treatments }).collect()
 }
 
 /// How what is not pruned may be stored.
@@ -113,13 +121,17 @@ fn dense_treatments() -> [Treatment; 3] {
     [ValueType::Q8, ValueType::Q5, ValueType::Q4].map(Treatment::dense)
 }
 
-/// Treatments that a matrix may get.
-fn treatments(cols: usize) -> Vec<Treatment> {
+/// How a matrix may be pruned: where all there is to share out is the sparsity, with the values that were asked for.
+fn sparse_treatments(cols: usize, options: &PruneOptions, budget: Budget) -> Vec<Treatment> {
     let unstructured = |sparsity, values| Treatment { pattern: Pattern::Unstructured { sparsity }, values };
+    if budget == Budget::OfUniform {
+        let sparsities = [0.2, 0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8];
+        return sparsities.map(|sparsity| unstructured(sparsity, options.values)).to_vec();
+    }
     let sparse = [0.3, 0.4, 0.5, 0.6, 0.7].map(|sparsity| unstructured(sparsity, ValueType::Q4));
     let fixed = Treatment { pattern: Pattern::KeepNofM { n: 2, m: 4 }, values: ValueType::Q4 };
     let has_fixed = fixed.encoding(cols).is_ok_and(|e| e == Encoding::Q4Keep2Of4);
-    dense_treatments().into_iter().chain(sparse).chain(has_fixed.then_some(fixed)).collect()
+    sparse.into_iter().chain(has_fixed.then_some(fixed)).collect()
 }
 
 /// A matrix or table of the new model, and what may become of it.
@@ -131,7 +143,15 @@ struct Item {
 
 impl Item {
     fn is_known(&self, sensitivity: &Sensitivity) -> bool {
-        sensitivity.losses(&self.name, &self.treatments).is_some()
+        self.losses(sensitivity).is_some()
+    }
+
+    /// Of each treatment, if they are known; where there is no choice they do not matter.
+    fn losses(&self, sensitivity: &Sensitivity) -> Option<Vec<f64>> {
+        match &self.treatments[..] {
+            [_] => Some(vec![0.0]),
+            treatments => sensitivity.losses(&self.name, treatments),
+        }
     }
 }
 
@@ -248,7 +268,7 @@ impl Search<'_> {
         let group = self.options.group_of_method();
         let choices_of = |item: &Item| -> Result<Vec<Choice>, Error> {
             let shape = counted(item, &self.config, budget);
-            let losses = self.sensitivity.losses(&item.name, &item.treatments).ok_or_else(|| missing(&item.name))?;
+            let losses = item.losses(&self.sensitivity).ok_or_else(|| missing(&item.name))?;
             let all = item.treatments.iter().zip(losses);
             all.map(|(t, loss)| {
                 let (bytes, starts) = plan::bytes_of(t.encoding(shape.1)?, t.pattern, group, shape);
@@ -274,20 +294,38 @@ impl Search<'_> {
 
     /// The bytes there are, and those of them that no choice changes.
     fn limit(&self, budget: Budget, choices: &[Vec<Choice>]) -> Result<(u64, u64), Error> {
+        Ok(match budget {
+            Budget::File(bytes) => (bytes, self.fixed_bytes(choices)?),
+            Budget::Token(bytes) => (bytes, 0),
+            Budget::OfUniform => (self.uniform_bytes()?, 0),
+        })
+    }
+
+    /// Of a file, what is no item's, and some room: sections are padded, and a row of sparse q4 takes a little more or less
+    /// than foreseen.
+    fn fixed_bytes(&self, choices: &[Vec<Choice>]) -> Result<u64, Error> {
         let first = Allocation {
             matrices: self.of_prefix(true).map(|item| (item.name.clone(), item.treatments[0])).collect(),
             tables: self.of_prefix(false).map(|item| (item.name.clone(), item.treatments[0].values)).collect(),
         };
         let options = PruneOptions { allocation: first, ..self.options.clone() };
         let counted: u64 = choices.iter().map(|c| c[0].bytes).sum();
-        // Sections are padded; a row of sparse q4 takes a little more or less than foreseen.
-        let fixed = |of_file: u64| (of_file - counted) + (1 << 17) + of_file / 1000;
         let of_file = plan(self.source, &options, 1, 1)?.file_bytes;
-        Ok(match budget {
-            Budget::File(bytes) => (bytes, fixed(of_file)),
-            Budget::Token(bytes) => (bytes, 0),
-            Budget::OfUniform => (plan(self.source, self.options, 1, 1)?.file_bytes, fixed(of_file)),
-        })
+        Ok((of_file - counted) + (1 << 17) + of_file / 1000)
+    }
+
+    /// Of the items as they are when all are treated the same.
+    fn uniform_bytes(&self) -> Result<u64, Error> {
+        let bytes = |item: &Item| {
+            let treatment = match item.name.starts_with("blk.") {
+                true => self.options.treatment(&item.name),
+                false => Treatment::dense(self.options.head),
+            };
+            let (encoding, group) = (treatment.encoding(item.shape.1)?, self.options.group_of_method());
+            let (bytes, starts) = plan::bytes_of(encoding, treatment.pattern, group, item.shape);
+            Ok(bytes + starts)
+        };
+        self.items.iter().map(bytes).sum()
     }
 
     fn of_prefix(&self, in_layer: bool) -> impl Iterator<Item = &Item> {

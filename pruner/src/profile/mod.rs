@@ -34,7 +34,7 @@ pub enum Profile {
 /// Bytes that a mix may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Budget {
-    /// As many as the same everywhere would.
+    /// As many as the same everywhere would: values stay as asked for, and sparsities are shared out.
     OfUniform,
     /// Of the file.
     File(u64),

@@ -67,8 +67,8 @@ impl<'a> Sensitivity<'a> {
 
     /// Takes note of what was measured.
     pub(super) fn add(&mut self, tensor: &str, treatments: &[Treatment], losses: &[f64]) {
-        let losses = treatments.iter().zip(losses).map(|(t, loss)| (t.to_string(), *loss)).collect();
-        self.found.losses.insert(tensor.to_owned(), losses);
+        let losses = treatments.iter().zip(losses).map(|(t, loss)| (t.to_string(), *loss));
+        self.found.losses.entry(tensor.to_owned()).or_default().extend(losses);
     }
 
     /// Writes the file, if there is one to be kept.

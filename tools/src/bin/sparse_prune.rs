@@ -35,9 +35,10 @@ struct Cli {
     output: PathBuf,
     #[command(flatten)]
     calibration: CalibrationArgs,
-    /// Which weights go: wanda, admm, sparsegpt, ria, magnitude
-    #[arg(long, default_value = "wanda")]
-    method: String,
+    /// Which weights go: admm loses least and takes minutes; wanda, seconds; sparsegpt, ria, magnitude [default: admm; with
+    /// --imatrix wanda]
+    #[arg(long)]
+    method: Option<String>,
     /// Share of the weights that go [default: 0.5, or what the pattern says]
     #[arg(long)]
     sparsity: Option<f64>,
@@ -199,7 +200,7 @@ impl Cli {
             threads: self.threads.map_or_else(process::default_threads, usize::from),
             ..PruneOptions::default()
         };
-        options.with_method(&self.method).map_err(usage)
+        options.with_method(self.method()).map_err(usage)
     }
 
     /// Chooses the tokens that the head keeps, by how often they come up; returns what was counted for it.
@@ -250,6 +251,11 @@ impl Cli {
             "off" => Ok(None),
             size => size.parse().map(Some).map_err(|e: pruner::Error| Failure::Usage(e.to_string())),
         }
+    }
+
+    fn method(&self) -> &str {
+        let default = if self.calibration.imatrix.is_some() { "wanda" } else { "admm" };
+        self.method.as_deref().unwrap_or(default)
     }
 
     /// Where the output goes.
@@ -310,7 +316,7 @@ impl Cli {
         let mut p = Provenance::default();
         p.source = self.source.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         p.source_sha256 = source_sha256;
-        p.method = self.method.clone();
+        p.method = self.method().to_owned();
         (p.sparsity, p.pattern) = match self.profile.profile() {
             Profile::Uniform => (options.pattern.sparsity() as f32, self.pattern.clone()),
             profile => (report.sparsity() as f32, format!("profile {profile}")),
