@@ -116,6 +116,15 @@ fn a_head_has_rows_for_some_tokens() {
     assert_eq!(model.tensor("output.weight").unwrap().rows, 900);
     assert!(model.provenance().shortlist.starts_with("900: 900 tokens, by "), "{}", model.provenance().shortlist);
 
+    // A third, counted in more text too.
+    let more = folder.path("more.py");
+    fs::write(&more, "class A:\n    pass\n").unwrap();
+    let auto = ["--method", "wanda", "--vocab-shortlist", "auto", "--vocab-text", &more];
+    folder.pruned("auto.spm", &auto);
+    let model = SparseModel::open(Path::new(&folder.path("auto.spm"))).unwrap();
+    assert_eq!(model.tensor("output.weight").unwrap().rows, 666);
+    assert!(model.provenance().shortlist.ends_with(" of 2 documents"), "{}", model.provenance().shortlist);
+
     let (short, text, dense) = (folder.path("short.spm"), folder.path("text.py"), folder.path("dense.spm"));
     let eval = ["eval", &short, "--text", &text, "-c", "64", "--windows", "4", "--reference", &dense, "--json"];
     let found: serde_json::Value = serde_json::from_str(&common::output_of(common::SPM, &eval)).unwrap();

@@ -23,7 +23,7 @@ const AUTO_SHARE: usize = 3;
 /// How many tokens a shortlist has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShortlistSize {
-    /// A third of the vocabulary, or all tokens that the text has if those are more.
+    /// A third of the vocabulary.
     Auto,
     /// So many, or those that every list needs if those are more.
     Tokens(usize),
@@ -122,12 +122,8 @@ impl TokenCounts {
         let vocab_size = self.counts.len();
         let needed = needed_tokens(vocabulary);
         let is_needed = |id: u32| needed.binary_search(&id).is_ok();
-        let has_come = |id: u32| self.counts[id as usize] > 0;
         let len = match size {
-            ShortlistSize::Auto => {
-                let seen = (0..vocab_size as u32).filter(|&id| is_needed(id) || has_come(id)).count();
-                seen.max(vocab_size / AUTO_SHARE)
-            }
+            ShortlistSize::Auto => needed.len().max(vocab_size / AUTO_SHARE),
             ShortlistSize::Tokens(n) if n > vocab_size => {
                 return Err(Error::option("vocabulary shortlist", &n.to_string(), format!("at most {vocab_size}")));
             }
@@ -210,7 +206,7 @@ mod tests {
         assert_eq!(beside_needed(ShortlistSize::Tokens(258)), [270]);
         assert_eq!(beside_needed(ShortlistSize::Tokens(259)), [258, 270]);
         assert_eq!(beside_needed(ShortlistSize::Tokens(262)), [256, 258, 270, 271, 290]);
-        assert_eq!(beside_needed(ShortlistSize::Auto), [258, 270, 271]);
+        assert_eq!(beside_needed(ShortlistSize::Auto), [0; 0], "a third is less than what is needed");
         let (counts, vocabulary) = counts();
         let error = counts.shortlist(&vocabulary, ShortlistSize::Tokens(301)).unwrap_err().to_string();
         assert!(error.contains("`301`") && error.contains("at most 300"), "{error}");

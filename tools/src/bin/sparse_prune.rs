@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use pruner::calibration::Part;
 use pruner::{
     Budget, Earlier, Fingerprint, Group, Journal, JournalOptions, Pattern, Plan, Profile, Progress, PruneOptions,
     Report, RoundingKind, SensitivityFile, ShortlistSize, TokenCounts, ValueType, shortlist,
@@ -67,11 +68,14 @@ struct Cli {
     /// How the embedding and the output head are stored: f16, q8, q5, q4
     #[arg(long, default_value_t = ValueType::Q8)]
     head: ValueType,
-    /// Tokens that the output head keeps rows for: off, all; N, the most frequent of all calibration text; auto, all that
-    /// it has, and up to a third of the vocabulary those that the model finds likeliest. Other tokens are still read,
-    /// and written as several
+    /// Tokens that the output head keeps rows for: off, all; N, the most frequent of all calibration text; auto, a third of
+    /// the vocabulary: the most frequent, and, where the text has fewer, those that the model finds likeliest. Other tokens
+    /// are still read, and written as several
     #[arg(long, value_name = "auto|N|off", default_value = "off")]
     vocab_shortlist: String,
+    /// More text to count tokens in for --vocab-shortlist: the more of a language, the fewer of its tokens are missed
+    #[arg(long, value_name = "PATH")]
+    vocab_text: Vec<PathBuf>,
     /// Threads [default: one a core]
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=512))]
     threads: Option<u16>,
@@ -212,7 +216,8 @@ impl Cli {
         }
         let vocabulary = source.vocabulary().ok_or(runtime::Error::NoVocabulary)?;
         let tokenizer = tokenizer_of(source, &self.source)?;
-        let from = self.calibration.options(&tokenizer)?;
+        let mut from = self.calibration.options(&tokenizer)?;
+        from.parts.push(Part::whole(self.calibration.lang.into(), self.vocab_text.clone()));
         let tokenize = |text: &str| tokenizer.encode_plain(text);
         let counts = TokenCounts::collect(&from, source.config().vocab_size, &tokenize)?;
         options.shortlist = Some(counts.shortlist(vocabulary, size)?);
