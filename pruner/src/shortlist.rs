@@ -1,6 +1,7 @@
 //! Which tokens a language's sub-model must be able to write: those that its text has, and the likeliest of the others.
 //!
-//! A text of a megabyte has a tenth of the tokens that others of its language have. Which are missing, the model knows:
+//! What many documents have others will have too. But a text of a megabyte has a tenth of the tokens that others of its
+//! language have. Which are missing, the model knows:
 //! its own probabilities of all tokens, summed over some calibration windows, rank the tokens that did not come up
 //! (a backoff distribution, as of n-gram models). On Python this left less than half as many tokens of other projects
 //! unlisted as taking those of the lowest merge rank did.
@@ -41,11 +42,14 @@ impl std::str::FromStr for ShortlistSize {
     }
 }
 
-/// How often each token comes up in calibration text.
+/// How often each token comes up in text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenCounts {
     /// By id.
     counts: Vec<u64>,
+    /// Documents that each comes up in, by id: what many have, others will have too, and what one has a thousand times,
+    /// names in a table, they will not.
+    spread: Vec<u32>,
     /// What the model expects, by id; only the order counts.
     expected: Vec<f64>,
     /// Documents counted.
@@ -61,14 +65,20 @@ impl TokenCounts {
         tokenize: &dyn Fn(&str) -> Vec<u32>,
     ) -> Result<Self, Error> {
         let (mut counts, mut documents, mut bytes) = (vec![0; vocab_size], 0, 0);
+        let (mut spread, mut seen_in) = (vec![0; vocab_size], vec![0; vocab_size]);
         let mut unknown = None;
         for part in &options.parts {
             each_document(&part.sources, part.domain, &mut |text| {
                 (documents, bytes) = (documents + 1, bytes + text.len());
                 for token in tokenize(text) {
-                    match counts.get_mut(token as usize) {
-                        Some(count) => *count += 1,
-                        None => unknown = Some(token),
+                    let id = token as usize;
+                    let Some(count) = counts.get_mut(id) else {
+                        unknown = Some(token);
+                        continue;
+                    };
+                    *count += 1;
+                    if std::mem::replace(&mut seen_in[id], documents) != documents {
+                        spread[id] += 1;
                     }
                 }
                 if bytes < MAX_BYTES { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
@@ -77,7 +87,7 @@ impl TokenCounts {
         if let Some(token) = unknown {
             return Err(Error::Token { token, vocab_size });
         }
-        Ok(TokenCounts { counts, expected: vec![0.0; vocab_size], documents })
+        Ok(TokenCounts { counts, spread, expected: vec![0.0; vocab_size], documents })
     }
 
     /// Adds up the probabilities that `model` gives to every token after every token of `windows`, to rank those that
@@ -116,8 +126,9 @@ impl TokenCounts {
         1.0 - listed as f64 / self.total().max(1) as f64
     }
 
-    /// The list of the size asked for: the tokens that every list needs, then by how often they came up, then by how
-    /// often the model expects them, then by id, which is the rank of merges in most vocabularies.
+    /// The list of the size asked for: the tokens that every list needs, then by how many documents they came up in, then by
+    /// how often the model expects them, then by how often they came up, then by id, which is the rank of merges in most
+    /// vocabularies.
     pub fn shortlist(&self, vocabulary: &Vocabulary, size: ShortlistSize) -> Result<Shortlist, Error> {
         let vocab_size = self.counts.len();
         let needed = needed_tokens(vocabulary);
@@ -132,8 +143,11 @@ impl TokenCounts {
         let mut ids: Vec<u32> = (0..vocab_size as u32).collect();
         // Stable: equals stay in the order of their ids.
         ids.sort_by(|&a, &b| {
-            let [a, b] = [a, b].map(|id| (is_needed(id), self.counts[id as usize], self.expected[id as usize]));
-            (b.0, b.1).cmp(&(a.0, a.1)).then(b.2.total_cmp(&a.2))
+            let of = |id: u32| (is_needed(id), self.spread[id as usize], self.counts[id as usize]);
+            let expected = |id: u32| self.expected[id as usize];
+            let ((a_needed, a_spread, a_count), (b_needed, b_spread, b_count)) = (of(a), of(b));
+            let first = (b_needed, b_spread).cmp(&(a_needed, a_spread));
+            first.then(expected(b).total_cmp(&expected(a))).then(b_count.cmp(&a_count))
         });
         ids.truncate(len);
         ids.sort_unstable();
@@ -187,9 +201,11 @@ mod tests {
     /// Of 300 tokens 256 bytes and the end are needed.
     fn counts() -> (TokenCounts, Vocabulary) {
         let (mut counts, mut expected) = (vec![0; 300], vec![0.0; 300]);
-        (counts[258], counts[270], counts[271]) = (2, 5, 2);
+        let mut spread = vec![0; 300];
+        (counts[258], counts[270], counts[271], counts[272]) = (2, 5, 2, 90);
+        (spread[258], spread[270], spread[271], spread[272]) = (2, 3, 2, 1);
         (expected[290], expected[258]) = (0.5, 9.0);
-        (TokenCounts { counts, expected, documents: 1 }, padded_vocabulary(300))
+        (TokenCounts { counts, spread, expected, documents: 4 }, padded_vocabulary(300))
     }
 
     fn beside_needed(size: ShortlistSize) -> Vec<u32> {
@@ -201,11 +217,11 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_taken_by_count_then_expectation_then_id() {
+    fn tokens_are_taken_by_spread_then_expectation_then_id() {
         assert_eq!(beside_needed(ShortlistSize::Tokens(1)), [0; 0]);
         assert_eq!(beside_needed(ShortlistSize::Tokens(258)), [270]);
         assert_eq!(beside_needed(ShortlistSize::Tokens(259)), [258, 270]);
-        assert_eq!(beside_needed(ShortlistSize::Tokens(262)), [256, 258, 270, 271, 290]);
+        assert_eq!(beside_needed(ShortlistSize::Tokens(262)), [258, 270, 271, 272, 290]);
         assert_eq!(beside_needed(ShortlistSize::Auto), [0; 0], "a third is less than what is needed");
         let (counts, vocabulary) = counts();
         let error = counts.shortlist(&vocabulary, ShortlistSize::Tokens(301)).unwrap_err().to_string();
@@ -216,8 +232,8 @@ mod tests {
     fn shares_are_of_the_text() {
         let (counts, vocabulary) = counts();
         let list = counts.shortlist(&vocabulary, ShortlistSize::Tokens(258)).unwrap();
-        assert_eq!(counts.total(), 9);
-        assert!((counts.unlisted_share(&list) - 4.0 / 9.0).abs() < 1e-12);
+        assert_eq!(counts.total(), 99);
+        assert!((counts.unlisted_share(&list) - 94.0 / 99.0).abs() < 1e-12);
     }
 
     #[test]
