@@ -212,7 +212,7 @@ fn as_rows(found: &[f32], width: usize) -> Matrix {
 }
 
 fn check(name: &str, pattern: Pattern, expected: &Matrix) {
-    let found = as_matrix(&pruned(name, pattern, None, &inputs()));
+    let found = as_matrix(&pruned(name, pattern, Some(Group::Matrix), &inputs()));
     let (ours, theirs) = (loss(&found), loss(expected));
     assert!((ours / theirs - 1.0).abs() <= 0.01, "{name} {pattern}: {ours} where {theirs} is right");
     let differing = (0..ROWS * COLS).filter(|i| {
@@ -281,10 +281,10 @@ fn admm_moves_towards_the_outputs_of_the_dense_model() {
         let right: Matrix = (0..ROWS).map(|r| (0..COLS).map(|j| transposed[j][r]).collect()).collect();
         let expected = admm_towards(&products(&p, &p), &right, &[1.0; ROWS], 0.5);
         let pattern = Pattern::Unstructured { sparsity: 0.5 };
-        let found = as_matrix(&pruned("admm", pattern, None, &inputs));
+        let found = as_matrix(&pruned("admm", pattern, Some(Group::Matrix), &inputs));
         let (ours, theirs) = (loss_of_outputs(&aim, &p, &found), loss_of_outputs(&aim, &p, &expected));
         assert!((ours / theirs - 1.0).abs() <= 0.01, "{beside:?}: {ours} where {theirs} is right");
-        let alone = as_matrix(&pruned("admm", pattern, None, &inputs_of(&p, None)));
+        let alone = as_matrix(&pruned("admm", pattern, Some(Group::Matrix), &inputs_of(&p, None)));
         assert!(loss_of_outputs(&y, &p, &found) < loss_of_outputs(&y, &p, &alone), "{beside:?}");
     }
 }
@@ -330,7 +330,8 @@ fn admm_falls_back_to_wanda_where_it_is_worse_on_tokens_held_out() {
     held_out.add(&x, &[]);
     inputs.held_out = Some(held_out);
     let pattern = Pattern::Unstructured { sparsity: 0.5 };
-    let (found, wanda) = (pruned("admm", pattern, None, &inputs), pruned("wanda", pattern, None, &inputs));
+    let (found, wanda) =
+        (pruned("admm", pattern, Some(Group::Matrix), &inputs), pruned("wanda", pattern, None, &inputs));
     let held_out = inputs.held_out.as_ref().unwrap();
     let dense = noise(ROWS * COLS, 2);
     assert!(held_out.relative_error(&dense, &found) <= held_out.relative_error(&dense, &wanda));
