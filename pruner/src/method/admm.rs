@@ -43,6 +43,7 @@ impl Method for Admm {
         Needs::DenseOutputs
     }
 
+    /// Outputs of some models, such as those with massive activations, differ a thousandfold in size, and not in what they do.
     fn group(&self) -> Group {
         Group::Row
     }
@@ -72,12 +73,6 @@ impl Method for Admm {
             }
         }
     }
-}
-
-/// Rows are compared with each other where it is known how much their outputs weigh, and nowhere else: outputs of some models,
-/// such as those with massive activations, differ a thousandfold in size, and not in what they do.
-fn group_of(job: &Job<'_>) -> Group {
-    job.group.unwrap_or(if job.importance.is_some() { Group::Matrix } else { Group::Row })
 }
 
 /// By the tokens there are for each input feature.
@@ -144,7 +139,7 @@ impl<'a> Problem<'a> {
         for iteration in 0..ITERATIONS {
             if iteration < MASKED {
                 let pattern = rising(job.pattern, iteration);
-                kept = pattern.choose(group_of(job), job.tensor, &self.scores(job, &sum, step), self.d)?;
+                kept = pattern.choose(job.group(&Admm), job.tensor, &self.scores(job, &sum, step), self.d)?;
             }
             if iteration + 1 < ITERATIONS {
                 let of = target.par_iter().zip(&sum).zip(&kept);

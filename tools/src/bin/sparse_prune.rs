@@ -47,7 +47,7 @@ struct Cli {
     /// faster where there is no AVX-512
     #[arg(long, default_value = "unstructured")]
     pattern: String,
-    /// Compare weights within a row or over the whole matrix: row, matrix [default: row; for admm and sparsegpt matrix]
+    /// Compare weights within a row or over the whole matrix: row, matrix [default: row; for sparsegpt matrix]
     #[arg(long)]
     group: Option<Group>,
     /// Fit the kept weights anew by least squares, after any method's mask
