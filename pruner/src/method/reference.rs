@@ -298,7 +298,7 @@ fn admm_prunes_more_of_rows_that_weigh_less() {
     let expected = admm_towards(&g, &wanted, &importance, 0.5);
     let ours: Vec<f32> = importance.iter().map(|v| *v as f32).collect();
     let pattern = Pattern::Unstructured { sparsity: 0.5 };
-    let found = as_matrix(&pruned_weighing("admm", pattern, None, &inputs, Some(&ours)));
+    let found = as_matrix(&pruned_weighing("admm", pattern, Some(Group::Matrix), &inputs, Some(&ours)));
     assert!((loss(&found) / loss(&expected) - 1.0).abs() <= 0.01);
     let kept = |rows: &Matrix, r: usize| rows[r].iter().filter(|w| **w != 0.0).count();
     let differing: usize = (0..ROWS).map(|r| kept(&found, r).abs_diff(kept(&expected, r))).sum();
