@@ -2,7 +2,7 @@
 //!
 //! Documents of a domain are shuffled with a seed and packed one after another, so that every position of every window
 //! is a real token, and of that windows are taken at equal distances: those that follow one another are much alike, and 64
-//! from as many documents show a model more of a language than 64 from twenty. Reading stops as soon as there is [`SPREAD`]
+//! from as many documents show a model more of a language than 64 from twenty. Reading stops as soon as there is sixteen
 //! times as much as is taken. Of a folder is taken what people wrote and what belongs to it: not what its `.gitignore`
 //! excludes, what is hidden, vendored, generated or minified, nor a file twice.
 
