@@ -1,6 +1,6 @@
 //! What can go wrong while pruning, with the numbers and the next step.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::calibration::{Domain, Skipped};
 
@@ -244,6 +244,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// For `map_err`: the operating system refused `action` on `path`.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error + use<> {
+        let path = path.to_owned();
+        move |source| Error::Io { action, path, source }
+    }
+
     pub(crate) fn option(option: &'static str, value: &str, expected: impl Into<String>) -> Self {
         Error::Option { option, value: value.to_owned(), expected: expected.into() }
     }

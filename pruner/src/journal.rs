@@ -95,10 +95,10 @@ impl Journal {
             Some(_) if options.earlier == Earlier::Refuse => return Err(Error::Unfinished { path: path.to_owned() }),
             Some((found, mut log)) => {
                 found.fingerprint().check(&fingerprint, path)?;
-                log.cut().map_err(failed("write", path))?;
+                log.cut().map_err(Error::io("write", path))?;
                 log
             }
-            None => Log::begin(file, &header, slots.end()).map_err(failed("write", path))?,
+            None => Log::begin(file, &header, slots.end()).map_err(Error::io("write", path))?,
         };
         let now = Instant::now();
         let mut journal = Journal {
@@ -112,8 +112,8 @@ impl Journal {
             synced: now,
             is_removed: false,
         };
-        journal.slots.scan(journal.log.file(), journal.log.hashes()).map_err(failed("read", path))?;
-        reserve(journal.log.file(), options.expected_bytes).map_err(failed("reserve room", path))?;
+        journal.slots.scan(journal.log.file(), journal.log.hashes()).map_err(Error::io("read", path))?;
+        reserve(journal.log.file(), options.expected_bytes).map_err(Error::io("reserve room", path))?;
         Ok(journal)
     }
 
@@ -129,14 +129,14 @@ impl Journal {
 
     /// Notes that the whole model is on the disk and about to get its name; `identity` is that of the file.
     pub fn finish(&mut self, identity: &str) -> Result<(), Error> {
-        self.log.append(&[&record::finished(identity)]).map_err(failed("write", &self.path))?;
+        self.log.append(&[&record::finished(identity)]).map_err(Error::io("write", &self.path))?;
         self.sync()
     }
 
     /// Removes the file: what it was kept for is there.
     pub fn remove(mut self) -> Result<(), Error> {
         self.is_removed = true;
-        fs::remove_file(&self.path).map_err(failed("remove", &self.path))
+        fs::remove_file(&self.path).map_err(Error::io("remove", &self.path))
     }
 
     /// Removes the journal at `path` if a run was killed just after its file, of this `identity`, had got its name.
@@ -150,7 +150,7 @@ impl Journal {
         if found.is_none_or(|(_, log)| log.finished() != Some(identity)) {
             return Ok(false);
         }
-        fs::remove_file(path).map_err(failed("remove", path))?;
+        fs::remove_file(path).map_err(Error::io("remove", path))?;
         Ok(true)
     }
 
@@ -177,7 +177,7 @@ impl Journal {
         if place.len > record::most_bytes(name, shape) {
             return Err(damaged(format!("matrix {n} has {} bytes, too many for `{name}`", place.len)));
         }
-        let bytes = self.log.read(place).map_err(failed("read", &self.path))?;
+        let bytes = self.log.read(place).map_err(Error::io("read", &self.path))?;
         let found = record::parse_matrix(&bytes, name, shape);
         let found = found.map_err(|problem| damaged(format!("matrix {n}: {problem}")))?;
         self.handed_out += 1;
@@ -187,7 +187,7 @@ impl Journal {
     /// Notes a finished matrix.
     pub(crate) fn note_matrix(&mut self, name: &str, found: &Outcome) -> Result<(), Error> {
         let head = record::matrix_head(name, found);
-        self.log.append(&[&head, found.stored.stored_bytes()]).map_err(failed("write", &self.path))?;
+        self.log.append(&[&head, found.stored.stored_bytes()]).map_err(Error::io("write", &self.path))?;
         if self.synced.elapsed() < self.interval {
             return Ok(());
         }
@@ -225,7 +225,7 @@ impl Journal {
     }
 
     fn sync(&mut self) -> Result<(), Error> {
-        self.log.file().sync_data().map_err(failed("write", &self.path))?;
+        self.log.file().sync_data().map_err(Error::io("write", &self.path))?;
         self.synced = Instant::now();
         Ok(())
     }
@@ -249,13 +249,8 @@ fn earlier_log(file: &File, path: &Path, earlier: Earlier) -> Result<Option<(Hea
     let Some(header) = header.filter(|_| earlier != Earlier::Discard) else { return Ok(None) };
     let records = Slots::new(header.len(), header.state_bytes()).end();
     let log = file.try_clone().and_then(|file| Log::find(file, &header, records));
-    let log = log.map_err(failed("read", path))?;
+    let log = log.map_err(Error::io("read", path))?;
     Ok((log.hashes().len() > 1).then_some((header, log)))
-}
-
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error + use<> {
-    let path = path.to_owned();
-    move |source| Error::Io { action, path, source }
 }
 
 /// BLAKE3.

@@ -223,7 +223,7 @@ struct Spilled {
 
 impl Spilled {
     fn new(shape: Shape, lens: &[usize], folder: &Path) -> Result<Self, Error> {
-        let file = tempfile::tempfile_in(folder).map_err(failed("make a file for hidden states", folder))?;
+        let file = tempfile::tempfile_in(folder).map_err(Error::io("make a file for hidden states", folder))?;
         let of_token = (shape.dim + shape.dense + shape.attended) as u64 * 4;
         let mut end = 0;
         let begins = |&n: &usize| {
@@ -232,7 +232,7 @@ impl Spilled {
             (n, start)
         };
         let windows: Vec<(usize, u64)> = lens.iter().map(begins).collect();
-        file.set_len(end).map_err(failed("reserve room for hidden states", folder))?;
+        file.set_len(end).map_err(Error::io("reserve room for hidden states", folder))?;
         Ok(Spilled { shape, file, folder: folder.to_owned(), windows, batch: Vec::new() })
     }
 
@@ -268,7 +268,7 @@ impl Spilled {
         for &part in parts {
             self.seek(window, part)?;
             let bytes = bytemuck::cast_slice_mut(into.part_mut(part));
-            (&self.file).read_exact(bytes).map_err(failed("read hidden states", &self.folder))?;
+            (&self.file).read_exact(bytes).map_err(Error::io("read hidden states", &self.folder))?;
         }
         Ok(())
     }
@@ -277,7 +277,7 @@ impl Spilled {
         for &part in parts {
             self.seek(window, part)?;
             let bytes = bytemuck::cast_slice(from.part(part));
-            (&self.file).write_all(bytes).map_err(failed("write hidden states", &self.folder))?;
+            (&self.file).write_all(bytes).map_err(Error::io("write hidden states", &self.folder))?;
         }
         Ok(())
     }
@@ -291,13 +291,8 @@ impl Spilled {
             Part::Attended => dim + dense,
         };
         let at = SeekFrom::Start(start + (4 * n * before) as u64);
-        (&self.file).seek(at).map(|_| ()).map_err(failed("find hidden states", &self.folder))
+        (&self.file).seek(at).map(|_| ()).map_err(Error::io("find hidden states", &self.folder))
     }
-}
-
-fn failed(action: &'static str, folder: &Path) -> impl FnOnce(std::io::Error) -> Error + use<> {
-    let path = folder.to_owned();
-    move |source| Error::Io { action, path, source }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::Path;
 
-use super::{Fingerprint, Hash, failed};
+use super::{Fingerprint, Hash};
 use crate::error::Error;
 
 const MAGIC: [u8; 8] = *b"\x8ASPMJNL\n";
@@ -39,7 +39,7 @@ impl Header {
     /// The header at the start of `file`; `None` where a kill left no more than a part of one. A file of another kind is
     /// an error.
     pub(super) fn find(file: &File, path: &Path) -> Result<Option<Header>, Error> {
-        let bytes = read_start(file).map_err(failed("read", path))?;
+        let bytes = read_start(file).map_err(Error::io("read", path))?;
         let damaged = |problem: String| Error::DamagedJournal { path: path.to_owned(), problem };
         let magic = &bytes[..bytes.len().min(MAGIC.len())];
         if !MAGIC.starts_with(magic) {

@@ -7,8 +7,8 @@ use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
+use super::Hash;
 use super::log::{copy_to, read_array};
-use super::{Hash, failed};
 use crate::error::Error;
 
 /// Slots begin at multiples of this, so that writing one touches no sector of the other.
@@ -83,7 +83,7 @@ impl Slots {
     /// Reads the newest, of which there must be one.
     pub(super) fn read<'a>(&self, mut file: &'a File, path: &'a Path) -> Result<SlotReader<'a>, Error> {
         let newest = usize::from(self.held[1].is_some() && self.oldest() == 0);
-        file.seek(SeekFrom::Start(self.offset(newest) + PREFIX_LEN)).map_err(failed("read", path))?;
+        file.seek(SeekFrom::Start(self.offset(newest) + PREFIX_LEN)).map_err(Error::io("read", path))?;
         Ok(SlotReader { file, path })
     }
 
@@ -98,7 +98,7 @@ impl Slots {
     ) -> Result<SlotWriter<'a>, Error> {
         let i = self.oldest();
         self.held[i] = None;
-        file.seek(SeekFrom::Start(self.offset(i))).map_err(failed("write", path))?;
+        file.seek(SeekFrom::Start(self.offset(i))).map_err(Error::io("write", path))?;
         let mut writer = SlotWriter { file, path, hasher: blake3::Hasher::new(), left: self.state_bytes };
         let prefix = [&(layer as u64).to_le_bytes()[..], &after.0.to_le_bytes(), &after.1].concat();
         writer.write(&prefix)?;
@@ -143,7 +143,7 @@ impl SlotReader<'_> {
         let mut bytes = vec![0; 4 * PIECE.min(states.len())];
         for piece in states.chunks_mut(PIECE) {
             let bytes = &mut bytes[..4 * piece.len()];
-            self.file.read_exact(bytes).map_err(failed("read", self.path))?;
+            self.file.read_exact(bytes).map_err(Error::io("read", self.path))?;
             let numbers = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
             piece.iter_mut().zip(numbers).for_each(|(state, number)| *state = number);
         }
@@ -181,6 +181,6 @@ impl SlotWriter<'_> {
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.hasher.update(bytes);
-        self.file.write_all(bytes).map_err(failed("write", self.path))
+        self.file.write_all(bytes).map_err(Error::io("write", self.path))
     }
 }

@@ -73,7 +73,7 @@ impl<'a> Sensitivity<'a> {
 
     /// Writes the file, if there is one to be kept.
     pub(super) fn save(&self) -> Result<(), Error> {
-        self.file.map_or(Ok(()), |file| self.found.write(&file.path).map_err(failed("write", &file.path)))
+        self.file.map_or(Ok(()), |file| self.found.write(&file.path).map_err(Error::io("write", &file.path)))
     }
 }
 
@@ -85,7 +85,7 @@ impl Found {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             file => file.and_then(|file| file.take(MOST_BYTES).read_to_string(&mut text)),
         }
-        .map_err(failed("read", path))?;
+        .map_err(Error::io("read", path))?;
         let damaged = |problem: String| Error::NoSensitivity { path: path.to_owned(), problem };
         let found: Found = serde_json::from_str(&text).map_err(|e| damaged(e.to_string()))?;
         match found.losses.values().flat_map(BTreeMap::values).all(|loss| loss.is_finite()) {
@@ -113,11 +113,6 @@ impl Found {
         differing.dedup();
         Error::OtherSensitivity { path: path.to_owned(), differences: differing.join(", ") }
     }
-}
-
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error + use<> {
-    let path = path.to_owned();
-    move |source| Error::Io { action, path, source }
 }
 
 #[cfg(test)]

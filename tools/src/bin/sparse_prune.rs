@@ -12,7 +12,7 @@ use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use pruner::calibration::Part;
 use pruner::{
     Budget, Earlier, Fingerprint, Group, Journal, JournalOptions, Pattern, Plan, Profile, Progress, PruneOptions,
-    Report, RoundingKind, SensitivityFile, ShortlistSize, TokenCounts, ValueType, shortlist,
+    Report, RoundingKind, ShortlistSize, TokenCounts, ValueType, shortlist,
 };
 use spm::{Checkpoint, Config, Provenance, SparseModel, SpmWriter, WriterOptions, matrix};
 use tools::Failure;
@@ -158,7 +158,7 @@ fn prune(
         args.rank(source, windows, counts, &mut options, interrupted)?;
     }
     let started = Instant::now();
-    let sensitivity = args.sensitivity_file(&source_sha256);
+    let sensitivity = args.profile.sensitivity_file(&args.output, &source_sha256);
     let mut measuring = Shown::new("measuring", interrupted);
     options.allocation = profile.allocate(source, &options, windows, Some(&sensitivity), &mut |p| measuring.show(p))?;
     measuring.bar.finish_and_clear();
@@ -266,10 +266,6 @@ impl Cli {
     /// Where the output goes.
     fn output_folder(&self) -> &Path {
         self.output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-    }
-
-    fn sensitivity_file(&self, source_sha256: &str) -> SensitivityFile {
-        self.profile.sensitivity_file(&self.output, source_sha256)
     }
 
     fn earlier(&self) -> Earlier {
@@ -397,7 +393,7 @@ struct Shown<'a> {
     what: &'static str,
     bar: ProgressBar,
     started: Instant,
-    /// The layer whose line was written last, and how much was done by then.
+    /// The layer whose line was written last.
     written: Option<usize>,
     interrupted: &'a AtomicBool,
 }
