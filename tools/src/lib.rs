@@ -13,6 +13,7 @@ pub mod inspect;
 pub mod open;
 pub mod process;
 pub mod profile;
+pub mod progress;
 pub mod report;
 pub mod synth;
 

@@ -79,7 +79,6 @@ fn write_whole(path: &Path, text: &str) -> Result<(), Failure> {
     let failure = |e: std::io::Error| {
         Failure::Runtime(format!("{}: cannot write the report: {e}; the model itself is finished", path.display()))
     };
-    let folder = path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
     builder.prefix(".report-").suffix(".unfinished");
     #[cfg(unix)]
@@ -87,7 +86,7 @@ fn write_whole(path: &Path, text: &str) -> Result<(), Failure> {
         use std::os::unix::fs::PermissionsExt;
         builder.permissions(fs::Permissions::from_mode(0o666));
     }
-    let mut file = builder.tempfile_in(folder).map_err(failure)?;
+    let mut file = builder.tempfile_in(spm::folder_of(path)).map_err(failure)?;
     file.write_all(text.as_bytes()).map_err(failure)?;
     file.as_file().sync_all().map_err(failure)?;
     file.persist(path).map_err(|e| failure(e.error))?;

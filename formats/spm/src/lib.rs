@@ -39,4 +39,4 @@ pub use matrix::{Matrix, RowScales, ShapeError};
 pub use metadata::Provenance;
 pub use shortlist::{Shortlist, needed_tokens};
 pub use tokenizer::{TokenType, TokenizerKind, Vocabulary};
-pub use writer::{SealedFile, SpmWriter, WriterOptions};
+pub use writer::{SealedFile, SpmWriter, WriterOptions, folder_of};

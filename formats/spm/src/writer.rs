@@ -147,7 +147,7 @@ impl SealedFile {
         file.persist(&path).map_err(|e| Error::io("finish", &path)(e.error))?;
         // The name lives in the folder, which has to reach the disk as well.
         #[cfg(unix)]
-        File::open(parent(&path)).and_then(|folder| folder.sync_all()).map_err(Error::io("finish", &path))?;
+        File::open(folder_of(&path)).and_then(|folder| folder.sync_all()).map_err(Error::io("finish", &path))?;
         Ok(len)
     }
 }
@@ -225,14 +225,15 @@ fn open_unfinished(path: &Path) -> Result<NamedTempFile, Error> {
     let mut name = OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
     name.push(".unfinished");
-    let beside = parent(path).join(name);
+    let beside = folder_of(path).join(name);
     let file = claim(&beside)?;
     file.set_len(0).map_err(Error::io("write", &beside))?;
     let removed_on_drop = TempPath::try_from_path(&beside).map_err(Error::io("create", &beside))?;
     Ok(NamedTempFile::from_parts(file, removed_on_drop))
 }
 
-fn parent(path: &Path) -> &Path {
+/// Where a file at `path` is, also where that is said without a folder.
+pub fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(p) if p != Path::new("") => p,
         _ => Path::new("."),

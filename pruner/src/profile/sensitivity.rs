@@ -97,8 +97,7 @@ impl Found {
 
     /// Beside its place first, so that a kill leaves the old one or the new one.
     fn write(&self, path: &Path) -> std::io::Result<()> {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        let mut file = tempfile::NamedTempFile::new_in(spm::folder_of(path))?;
         file.write_all(serde_json::to_string_pretty(self)?.as_bytes())?;
         file.as_file().sync_data()?;
         file.persist(path)?;

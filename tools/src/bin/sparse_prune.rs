@@ -1,18 +1,18 @@
 //! `sparse-prune SRC -o OUT.spm`: a dense model becomes a sparse one for a language.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use indicatif::HumanDuration;
 use pruner::calibration::Part;
 use pruner::{
-    Budget, Earlier, Fingerprint, Group, Journal, JournalOptions, Pattern, Plan, Profile, Progress, PruneOptions,
-    Report, RoundingKind, ShortlistSize, TokenCounts, ValueType, shortlist,
+    Budget, Earlier, Fingerprint, Group, Journal, JournalOptions, Pattern, Plan, Profile, PruneOptions, Report,
+    RoundingKind, ShortlistSize, TokenCounts, ValueType, shortlist,
 };
 use spm::{Checkpoint, Config, Provenance, SparseModel, SpmWriter, WriterOptions, matrix};
 use tools::Failure;
@@ -21,6 +21,7 @@ use tools::cli::ByteSize;
 use tools::open::AnyModel;
 use tools::process::{self, MemoryWatch, megabytes};
 use tools::profile::ProfileArgs;
+use tools::progress::{Shown, progress_bar};
 use tools::report::{self, Calibration, Facts, Options, ReportFiles, Source, Totals};
 
 /// Prune a dense model (.gguf) for a programming language and write a sparse one (.spm).
@@ -120,7 +121,7 @@ fn main_with(args: &Cli) -> Result<(), Failure> {
     let (nsamples, seqlen) = args.calibration.size();
     let counts = args.shorten(source, &mut options)?;
     let memory = args.max_memory.map(|size| size.0).or_else(process::available_memory).unwrap_or(u64::MAX);
-    let (profile, folder) = (args.profile.profile(), args.output_folder());
+    let (profile, folder) = (args.profile.profile(), spm::folder_of(&args.output));
     let plan = pruner::plan_within(source, &mut options, profile, (nsamples, seqlen), memory, folder)?;
     if args.dry_run {
         print_plan(source, &options, args, &plan)?;
@@ -161,7 +162,7 @@ fn prune(
     let sensitivity = args.profile.sensitivity_file(&args.output, &source_sha256);
     let mut measuring = Shown::new("measuring", interrupted);
     options.allocation = profile.allocate(source, &options, windows, Some(&sensitivity), &mut |p| measuring.show(p))?;
-    measuring.bar.finish_and_clear();
+    measuring.finish();
     let known = statistics.known();
     let fingerprint = Fingerprint::new(source, &source_sha256, &options, known);
     let mut journal = Journal::open(&journal_path, fingerprint, &args.journal_options(plan))?;
@@ -171,14 +172,14 @@ fn prune(
     let mut pruning = Shown::new("pruning", interrupted);
     let progress = &mut |p| pruning.show(p);
     let done = pruner::prune_resumable(source, &options, known, &mut writer, &mut journal, progress);
-    pruning.bar.finish_and_clear();
+    pruning.finish();
     let mut report = done.inspect_err(|_| say_how_to_go_on(&journal))?;
     report.warnings.extend(statistics.warnings());
     let provenance = args.provenance(source_sha256, &options, &report, &statistics, counts.as_ref());
     let config = shortlist::shortened(source, options.shortlist.as_ref())?;
     let sealed = writer.seal(&config, source.vocabulary(), &provenance)?;
-    let mut facts = args.facts(&provenance, &options, &statistics, &report, sealed.file_len(), started.elapsed());
-    facts.peak_memory_bytes = memory_watch.peak();
+    let cost = Cost { bytes: sealed.file_len(), time: started.elapsed(), memory: memory_watch.peak() };
+    let facts = args.facts(&provenance, &options, &statistics, &report, cost);
     if let Some(files) = &report_files {
         files.write(&facts)?;
     }
@@ -188,6 +189,15 @@ fn prune(
     args.profile.forget(&sensitivity)?;
     print_shortlist(&config, &options, counts.as_ref())?;
     print_result(args, &report, &statistics, &facts, report_files.as_ref())
+}
+
+/// What a pruning took.
+struct Cost {
+    /// Of the file.
+    bytes: u64,
+    time: Duration,
+    /// Most of it at a time, in bytes, where the system says.
+    memory: Option<u64>,
 }
 
 impl Cli {
@@ -263,11 +273,6 @@ impl Cli {
         self.method.as_deref().unwrap_or(default)
     }
 
-    /// Where the output goes.
-    fn output_folder(&self) -> &Path {
-        self.output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-    }
-
     fn earlier(&self) -> Earlier {
         match (self.resume, self.force) {
             (true, _) => Earlier::Resume,
@@ -338,8 +343,7 @@ impl Cli {
         options: &PruneOptions,
         statistics: &Statistics,
         report: &Report,
-        bytes: u64,
-        time: Duration,
+        cost: Cost,
     ) -> Facts {
         Facts {
             format: report::FORMAT,
@@ -349,11 +353,11 @@ impl Cli {
             options: Options::of(options, self.profile.profile()),
             calibration: Calibration::of(statistics),
             judged_by: report.judged_by.name(),
-            totals: Totals::of(report, bytes),
+            totals: Totals::of(report, cost.bytes),
             matrices: report.tensors.iter().map(Into::into).collect(),
             warnings: report.warnings.iter().map(Into::into).collect(),
-            seconds: time.as_secs_f64(),
-            peak_memory_bytes: None,
+            seconds: cost.time.as_secs_f64(),
+            peak_memory_bytes: cost.memory,
         }
     }
 }
@@ -377,47 +381,6 @@ fn rank_tokens(
     })?;
     bar.finish_and_clear();
     Ok(())
-}
-
-fn progress_bar() -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(1);
-    let style = ProgressStyle::with_template("{bar:30} {percent:>3}%  {msg}");
-    style.map_or(bar.clone(), |style| bar.with_style(style))
-}
-
-/// Shows how far some work through all layers is: as a bar, or as a line a layer where nobody watches a terminal.
-struct Shown<'a> {
-    what: &'static str,
-    bar: ProgressBar,
-    started: Instant,
-    /// The layer whose line was written last.
-    written: Option<usize>,
-    interrupted: &'a AtomicBool,
-}
-
-impl<'a> Shown<'a> {
-    fn new(what: &'static str, interrupted: &'a AtomicBool) -> Self {
-        Shown { what, bar: progress_bar(), started: Instant::now(), written: None, interrupted }
-    }
-
-    fn show(&mut self, p: Progress) -> ControlFlow<()> {
-        let own = (p.done - p.resumed).max(1);
-        let left = self.started.elapsed().mul_f64((p.total - p.done) as f64 / own as f64);
-        let left = HumanDuration(left);
-        self.bar.set_length(p.total);
-        self.bar.set_position(p.done);
-        let Shown { what, .. } = self;
-        self.bar.set_message(format!("{what}: layer {} of {}, {}, about {left} left", p.layer, p.layers, p.step));
-        if self.bar.is_hidden() && self.written != Some(p.layer) && p.layer < p.layers {
-            self.written = Some(p.layer);
-            // If standard error is closed there is nobody left to tell.
-            let _ = writeln!(std::io::stderr(), "{what}: layer {} of {}, about {left} left", p.layer, p.layers);
-        }
-        if self.interrupted.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    }
 }
 
 fn say_what_is_resumed(journal: &Journal) -> Result<(), Failure> {

@@ -1,0 +1,58 @@
+//! How far long work is, on standard error.
+
+use std::io::{IsTerminal, Write};
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use pruner::Progress;
+
+/// Shows how far some work through all layers is: as a bar, or as a line a layer where nobody watches a terminal.
+pub struct Shown<'a> {
+    what: &'static str,
+    bar: ProgressBar,
+    started: Instant,
+    /// The layer whose line was written last.
+    written: Option<usize>,
+    interrupted: &'a AtomicBool,
+}
+
+impl<'a> Shown<'a> {
+    /// Nothing is shown yet; stops the work once `interrupted`.
+    pub fn new(what: &'static str, interrupted: &'a AtomicBool) -> Self {
+        Shown { what, bar: progress_bar(), started: Instant::now(), written: None, interrupted }
+    }
+
+    /// Shows `p`.
+    pub fn show(&mut self, p: Progress) -> ControlFlow<()> {
+        let own = (p.done - p.resumed).max(1);
+        let left = self.started.elapsed().mul_f64((p.total - p.done) as f64 / own as f64);
+        let left = HumanDuration(left);
+        self.bar.set_length(p.total);
+        self.bar.set_position(p.done);
+        let Shown { what, .. } = self;
+        self.bar.set_message(format!("{what}: layer {} of {}, {}, about {left} left", p.layer, p.layers, p.step));
+        if self.bar.is_hidden() && self.written != Some(p.layer) && p.layer < p.layers {
+            self.written = Some(p.layer);
+            // If standard error is closed there is nobody left to tell.
+            let _ = writeln!(std::io::stderr(), "{what}: layer {} of {}, about {left} left", p.layer, p.layers);
+        }
+        if self.interrupted.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// A bar on standard error; hidden where that is no terminal.
+pub fn progress_bar() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(1);
+    let style = ProgressStyle::with_template("{bar:30} {percent:>3}%  {msg}");
+    style.map_or(bar.clone(), |style| bar.with_style(style))
+}
