@@ -354,7 +354,7 @@ fn prune_noting(
     if options.needs() >= Needs::Gram {
         run.report.warnings = Warning::of_few_tokens(config, windows);
     }
-    run.report.warn_of_matrices();
+    run.report.warn_of_matrices(options.method.needs() >= Needs::Gram);
     Ok(run.report)
 }
 
@@ -420,19 +420,21 @@ impl<'a> Run<'a> {
             self.meter.layer = index;
             self.store_vectors_of(index)?;
             let mut layer = Layer::load(self.source, stream.engine(), index)?;
-            let mut dense = match self.options.needs() {
+            let (needs, group) = (self.options.needs(), self.options.group_of_method());
+            let mut dense = match needs {
                 Needs::DenseOutputs => Some(self.expanded_layer(index, stream)?),
                 _ => None,
             };
             for site in Site::ALL {
                 let mut inputs = self.look(stream, &layer, dense.as_ref(), index, site)?;
                 let pool = stream.pool();
+                if let (Needs::DenseOutputs, Group::Matrix, Some(inputs)) = (needs, group, &mut inputs) {
+                    let held_out = inputs.held_out.as_ref();
+                    inputs.importance = pool.install(|| importance::of_site(self.source, index, site, held_out))?;
+                }
                 if site == Site::FfnHidden {
                     // It has left the layer, and the widest matrix needs the room.
                     dense = None;
-                }
-                if let (Site::FfnIn, true, Some(inputs)) = (site, dense.is_some(), &mut inputs) {
-                    self.weigh_units(index, inputs, &pool)?;
                 }
                 for short in site.matrices() {
                     let pruned = self.matrix(index, site, short, inputs.as_ref(), Some(&pool))?;
@@ -467,18 +469,6 @@ impl<'a> Run<'a> {
         let inputs = stream.observe(layer, dense, site, self.options.needs(), tick)?;
         check_norms(index, site, &inputs.norms)?;
         Ok(Some(inputs))
-    }
-
-    /// Says how much the rows of gate and up weigh, where there are tokens to see it by.
-    fn weigh_units(&self, index: usize, inputs: &mut Inputs, pool: &ThreadPool) -> Result<(), Error> {
-        let Some(held_out) = &inputs.held_out else { return Ok(()) };
-        let [gate, up, down] = ["gate", "up", "down"].map(|short| format!("blk.{index}.ffn_{short}.weight"));
-        let read = |name: &str| read_all(self.source, name);
-        let weights = (read(&gate)?, read(&up)?, read(&down)?);
-        let (of_gate, of_up) =
-            pool.install(|| importance::of_gate_and_up(held_out, &weights.0, &weights.1, &weights.2));
-        inputs.importance.extend([(gate, of_gate), (up, of_up)]);
-        Ok(())
     }
 
     /// The dense layer in f32, for the dense model to be followed with.

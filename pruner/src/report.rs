@@ -110,7 +110,7 @@ impl Report {
     }
 
     /// Adds the warnings that the matrices give.
-    pub(crate) fn warn_of_matrices(&mut self) {
+    pub(crate) fn warn_of_matrices(&mut self, updates_weights: bool) {
         let large = || self.tensors.iter().filter(|t| t.relative_error > LARGE_ERROR);
         let worst = large().max_by(|a, b| a.relative_error.total_cmp(&b.relative_error));
         let fell_back: Vec<String> = self.tensors.iter().filter(|t| t.fell_back).map(|t| t.name.clone()).collect();
@@ -118,6 +118,7 @@ impl Report {
             matrices: large().count(),
             worst: t.name.clone(),
             relative_error: t.relative_error,
+            updates_weights,
         });
         self.warnings.extend(large);
         if !fell_back.is_empty() {
@@ -161,6 +162,8 @@ pub enum Warning {
         worst: String,
         /// And its relative error.
         relative_error: f64,
+        /// Whether the method made up for what it lost by changing the weights that are left.
+        updates_weights: bool,
     },
     /// Matrices where the method's own answer was worse than Wanda's on the tokens held out, so Wanda's was taken.
     FellBack {
@@ -209,11 +212,11 @@ impl fmt::Display for Warning {
                 site.name(),
                 TOKENS_A_FEATURE * *features as u64
             ),
-            Warning::LargeError { matrices, worst, relative_error } => write!(
+            Warning::LargeError { matrices, worst, relative_error, updates_weights } => write!(
                 f,
                 "{matrices} matrices have a relative error above {LARGE_ERROR}, the worst {worst} with \
-                 {relative_error:.2}: use a lower --sparsity, a method that updates weights (--method admm), or leave \
-                 them dense with --ignore"
+                 {relative_error:.2}: use a lower --sparsity, {}or leave them dense with --ignore",
+                if *updates_weights { "" } else { "a method that updates weights (--method admm), " }
             ),
             Warning::FellBack { tensors } => write!(
                 f,
@@ -267,9 +270,9 @@ mod tests {
         };
         let tensors = vec![tensor("a", 0.5, false), tensor("b", 0.6, true), tensor("c", 0.7, false)];
         let mut report = Report { tensors, ..Report::default() };
-        report.warn_of_matrices();
+        report.warn_of_matrices(true);
         let expected = [
-            Warning::LargeError { matrices: 2, worst: "c".into(), relative_error: 0.7 },
+            Warning::LargeError { matrices: 2, worst: "c".into(), relative_error: 0.7, updates_weights: true },
             Warning::FellBack { tensors: vec!["b".into()] },
         ];
         assert_eq!(report.warnings, expected);

@@ -20,7 +20,7 @@ use super::{Job, Method, Needs, wanda};
 use crate::error::Error;
 use crate::linalg::{Cholesky, zeroed};
 use crate::pattern::{Group, Pattern};
-use crate::statistics::{Gram, HeldOut, Inputs};
+use crate::statistics::{Gram, HeldOut, Inputs, Outputs};
 
 pub(super) struct Admm;
 
@@ -109,17 +109,18 @@ impl<'a> Problem<'a> {
     /// The damping that loses least on tokens held out; `None` if all lose more than Wanda.
     fn choose(&self, job: &Job<'_>, held_out: &HeldOut) -> Result<Option<f32>, Error> {
         let step = if job.shape.0 >= STEP * ROWS { STEP } else { 1 };
+        let of = Outputs { step, weights: job.importance };
         let mut dense = self.every(step, &self.dense);
         let sizes: Vec<f32> = dense.iter().map(|w| w.abs()).collect();
         let wandas = job.pattern.choose(job.group(&wanda::Wanda), job.tensor, &sizes, self.d)?;
         scale(&mut dense, &self.inverse);
         let mut pruned = dense.clone();
         pruned.iter_mut().zip(wandas).for_each(|(w, kept)| *w = if kept { *w } else { 0.0 });
-        let mut least = held_out.relative_loss(&dense, &pruned, step);
+        let mut least = held_out.relative_loss(&dense, &pruned, of);
         let mut best = None;
         for damp in DAMPS {
             let (found, _) = self.solve(job, damp, step)?;
-            let error = held_out.relative_loss(&dense, &found, step);
+            let error = held_out.relative_loss(&dense, &found, of);
             if error < least {
                 (best, least) = (Some(damp), error);
             }

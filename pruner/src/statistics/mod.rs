@@ -11,6 +11,7 @@ use crate::linalg;
 
 pub use gram::Gram;
 pub use norms::ColumnNorms;
+pub(crate) use wanted::Outputs;
 pub use wanted::{Beside, HeldOut, Wanted};
 
 /// Damping of least squares on the inputs, of the mean of the diagonal: SparseGPT's.

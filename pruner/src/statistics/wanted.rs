@@ -90,6 +90,27 @@ pub struct HeldOut {
 /// What is kept beside the inputs, how many numbers a token, `n x width`.
 type Kept = (Beside, usize, Vec<f32>);
 
+/// Outputs that are judged: every `step`-th of a matrix.
+#[derive(Clone, Copy)]
+pub(crate) struct Outputs<'a> {
+    pub(crate) step: usize,
+    /// How much each weighs, of all the matrix has; `None` if all weigh the same.
+    pub(crate) weights: Option<&'a [f32]>,
+}
+
+impl Outputs<'_> {
+    /// Sum of squares of `y`, `n x o`.
+    fn energy(self, y: &[f32], o: usize) -> f64 {
+        match self.weights {
+            None => y.iter().map(|y| f64::from(*y).powi(2)).sum(),
+            Some(weights) => {
+                let weighed = y.chunks_exact(o).flat_map(|y| y.iter().zip(weights.iter().step_by(self.step)));
+                weighed.map(|(y, w)| f64::from(y * w).powi(2)).sum()
+            }
+        }
+    }
+}
+
 impl HeldOut {
     /// No tokens yet, of `d` inputs and as many numbers beside as said, if any.
     pub fn new(d: usize, beside: Option<(Beside, usize)>) -> Self {
@@ -130,26 +151,26 @@ impl HeldOut {
         }
     }
 
-    /// `||Y - P Z||^2 / ||Y||^2` of every `step`-th output, for the dense and the pruned weights of those; 0 where nothing is
-    /// wanted.
-    pub(crate) fn relative_loss(&self, dense: &[f32], pruned: &[f32], step: usize) -> f64 {
-        self.relative(dense, pruned, self.beside.as_ref(), step)
+    /// `||Y - P Z||^2 / ||Y||^2` of some outputs, for the dense and the pruned weights of those; 0 where nothing is wanted.
+    pub(crate) fn relative_loss(&self, dense: &[f32], pruned: &[f32], of: Outputs) -> f64 {
+        self.relative(dense, pruned, self.beside.as_ref(), of)
     }
 
     /// `||P (W - Z)||^2 / ||P W||^2`: the same as if those of the dense weights were wanted, for any rows.
     pub fn relative_error(&self, dense: &[f32], pruned: &[f32]) -> f64 {
-        self.relative(dense, pruned, None, 1)
+        self.relative(dense, pruned, None, Outputs { step: 1, weights: None })
     }
 
-    fn relative(&self, dense: &[f32], pruned: &[f32], beside: Option<&Kept>, step: usize) -> f64 {
+    fn relative(&self, dense: &[f32], pruned: &[f32], beside: Option<&Kept>, of: Outputs) -> f64 {
         let shares = (0..self.tokens()).into_par_iter().step_by(TOKENS);
-        let parts: Vec<(f64, f64)> = shares.map(|first| self.losses(first, dense, pruned, beside, step)).collect();
+        let losses = |first| self.losses(first, dense, pruned, beside, of);
+        let parts: Vec<(f64, f64)> = shares.map(losses).collect();
         let (lost, all) = parts.into_iter().fold((0.0, 0.0), |(a, b), (lost, all)| (a + lost, b + all));
         if all > 0.0 { lost / all } else { 0.0 }
     }
 
     /// `||Y - P Z||^2` and `||Y||^2` of some tokens from `first` on.
-    fn losses(&self, first: usize, dense: &[f32], pruned: &[f32], beside: Option<&Kept>, step: usize) -> (f64, f64) {
+    fn losses(&self, first: usize, dense: &[f32], pruned: &[f32], beside: Option<&Kept>, of: Outputs) -> (f64, f64) {
         let tokens = first..(first + TOKENS).min(self.tokens());
         let o = dense.len() / self.d;
         let p = &self.inputs[tokens.start * self.d..tokens.end * self.d];
@@ -158,7 +179,9 @@ impl HeldOut {
             Some((Beside::Outputs, width, wanted)) => {
                 let wanted = wanted[tokens.start * width..].chunks_exact(*width);
                 let rows = y.chunks_exact_mut(o).zip(wanted);
-                rows.for_each(|(y, wanted)| y.iter_mut().zip(wanted.iter().step_by(step)).for_each(|(y, w)| *y = *w));
+                rows.for_each(|(y, wanted)| {
+                    y.iter_mut().zip(wanted.iter().step_by(of.step)).for_each(|(y, w)| *y = *w)
+                });
             }
             Some((Beside::Inputs, _, less)) => {
                 let less = &less[tokens.start * self.d..tokens.end * self.d];
@@ -167,9 +190,9 @@ impl HeldOut {
             }
             None => add_outputs(&mut y, p, dense, self.d, 1.0),
         }
-        let all = energy(&y);
+        let all = of.energy(&y, o);
         add_outputs(&mut y, p, pruned, self.d, -1.0);
-        (energy(&y), all)
+        (of.energy(&y, o), all)
     }
 }
 
@@ -180,6 +203,26 @@ fn add_outputs(y: &mut [f32], x: &[f32], w: &[f32], d: usize, factor: f32) {
     linalg::add_scaled_product(y, w, x, Transpose::Left, factor);
 }
 
-fn energy(y: &[f32]) -> f64 {
-    y.iter().map(|y| f64::from(*y).powi(2)).sum()
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linalg::noise;
+
+    /// An output that weighs `w` counts as one that is `w` times as large.
+    #[test]
+    fn weighed_losses_are_those_of_outputs_of_other_sizes() {
+        const D: usize = 7;
+        const ROWS: usize = 6;
+        let mut held_out = HeldOut::new(D, None);
+        held_out.add(&noise(200 * D, 1), &[]);
+        let (dense, pruned) = (noise(ROWS * D, 2), noise(ROWS * D, 3));
+        let weights: Vec<f32> = (0..2 * ROWS).map(|row| 1.0 + row as f32).collect();
+        let weighed =
+            |rows: &[f32]| -> Vec<f32> { rows.iter().enumerate().map(|(i, w)| w * weights[i / D * 2]).collect() };
+        // Every second row was taken before.
+        let found = held_out.relative_loss(&dense, &pruned, Outputs { step: 2, weights: Some(&weights) });
+        let expected = held_out.relative_error(&weighed(&dense), &weighed(&pruned));
+        assert!((found / expected - 1.0).abs() < 1e-5, "{found}, expected {expected}");
+        assert!((found / held_out.relative_error(&dense, &pruned) - 1.0).abs() > 0.01, "weights matter");
+    }
 }
