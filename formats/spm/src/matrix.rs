@@ -281,24 +281,37 @@ impl Matrix {
 
     /// The mask; all ones when dense.
     pub fn mask(&self) -> Mask {
-        if !self.encoding.is_sparse() {
-            return Mask::all(self.rows, self.cols);
-        }
         let mut mask = Mask::none(self.rows, self.cols);
         for row in 0..self.rows {
-            match self.encoding {
-                Encoding::Q8Keep2Of4 | Encoding::Q4Keep2Of4 => {
-                    let kept = kept_2_of_4(self.bits(row));
-                    kept.for_each(|(_, col)| mask.keep(row, stored_column(col, self.blocks())));
-                }
-                Encoding::SparseF16 => mask.row_mut(row).copy_from_slice(self.bits(row)),
-                _ => {
-                    mask.row_mut(row).copy_from_slice(self.bits(row));
-                    reorder_bits(mask.row_mut(row), self.blocks());
-                }
-            }
+            self.read_row_mask(row, mask.row_mut(row));
         }
         mask
+    }
+
+    /// The mask of one row, as [`Mask::row`] has it: `bits` are [`row_bytes`] bytes; all columns when dense. Bits past the
+    /// last column are zero, whatever the file says.
+    pub fn read_row_mask(&self, row: usize, bits: &mut [u8]) {
+        assert!(row < self.rows && bits.len() == row_bytes(self.cols), "row {row} of {}", self.rows);
+        match self.encoding {
+            encoding if !encoding.is_sparse() => bits.fill(0xFF),
+            Encoding::Q8Keep2Of4 | Encoding::Q4Keep2Of4 => {
+                bits.fill(0);
+                for (_, col) in kept_2_of_4(self.bits(row)) {
+                    let col = stored_column(col, self.blocks());
+                    bits[col / 8] |= 1 << (col % 8);
+                }
+            }
+            Encoding::SparseF16 => bits.copy_from_slice(self.bits(row)),
+            _ => {
+                bits.copy_from_slice(self.bits(row));
+                reorder_bits(bits, self.blocks());
+            }
+        }
+        let (whole, rest) = (self.cols / 8, self.cols % 8);
+        if let Some((last, padding)) = bits[whole..].split_first_mut() {
+            *last &= (1 << rest) - 1;
+            padding.fill(0);
+        }
     }
 
     /// Expands row `row` to f32, `out.len() == cols`. This defines what every encoding means.

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use spm::encode::{RowEncoder, encode};
 use spm::levels::SPARSE_Q4_LEVELS;
 use spm::synthetic::SplitMix;
-use spm::{BLOCK, CHUNK, DensePlanes, Encoding, Mask, Matrix, RowGrid, ScaleKind, ShapeError};
+use spm::{BLOCK, Bytes, CHUNK, DensePlanes, Encoding, Mask, Matrix, RowGrid, ScaleKind, ShapeError, row_bytes};
 
 /// Weights and what is kept of them, enough for rows of whole chunks.
 #[derive(Clone, Debug)]
@@ -344,5 +344,20 @@ fn patterns_need_whole_chunks_and_masks_that_fit() {
         let refused = encode(encoding, 2, 128, &[1.0; 256], Some(&mask)).unwrap_err();
         assert_eq!(refused, ShapeError::Pattern { encoding: name, n, m, row: 1, col: last, kept: n + 1 });
         assert!(encode(encoding, 2, 128, &[1.0; 256], None).is_err(), "{name} keeps everything");
+    }
+}
+
+/// A file may say that columns are kept which are not there.
+#[test]
+fn masks_end_with_their_columns() {
+    for encoding in [Encoding::SparseF16, Encoding::SparseQ8, Encoding::SparseQ4] {
+        for cols in [3, 40, 64, 260, 300] {
+            let matrix = encode(encoding, 2, cols, &vec![1.0; 2 * cols], Some(&Mask::none(2, cols))).unwrap();
+            let mut bytes = vec![0; matrix.byte_len() + 2 * 4096];
+            bytes[..2 * row_bytes(cols)].fill(0xFF);
+            let starts = matrix.row_starts().map(|starts| starts.into());
+            let corrupt = Matrix::new(encoding, 2, cols, Bytes::from(bytes), starts).unwrap();
+            assert_eq!(corrupt.mask(), Mask::all(2, cols), "{} of {cols} columns", encoding.name());
+        }
     }
 }
