@@ -33,3 +33,19 @@ pub(crate) fn write_spm(path: &Path, model: &SyntheticModel, encoding: Encoding)
     }
     writer.finish(model.config(), model.vocabulary(), &Provenance::default()).unwrap();
 }
+
+/// An HTML page or SVG file must be well-formed and need nothing but itself.
+pub(crate) fn check_page(text: &str) {
+    let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
+    let document = roxmltree::Document::parse_with_options(text, options).unwrap_or_else(|e| panic!("{e}: {text}"));
+    for element in document.descendants().filter(|node| node.is_element()) {
+        let name = element.tag_name().name();
+        assert!(!["script", "link", "img", "iframe", "object", "use", "image"].contains(&name), "<{name}>");
+        for attribute in element.attributes() {
+            let (name, value) = (attribute.name(), attribute.value());
+            assert!(!["src", "href", "srcset", "data"].contains(&name) && !value.contains("url("), "{name}={value}");
+        }
+        let text = element.text().unwrap_or_default();
+        assert!(name != "style" || !(text.contains("url(") || text.contains("@import")), "{text}");
+    }
+}

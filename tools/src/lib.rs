@@ -10,11 +10,16 @@ pub mod evaluate;
 pub mod failure;
 pub mod imatrix;
 pub mod inspect;
+pub mod new_file;
 pub mod open;
+pub mod overlap;
+pub mod page;
 pub mod process;
 pub mod profile;
 pub mod progress;
 pub mod report;
+pub mod subjects;
+pub mod svg;
 pub mod synth;
 
 pub use failure::{Failure, run};

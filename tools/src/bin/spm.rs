@@ -17,6 +17,7 @@ use tools::bench::{self, BenchArgs};
 use tools::cli::{Ready, RunArgs, text_argument};
 use tools::evaluate::{Evaluation, evaluate};
 use tools::open::{AnyModel, open_vocabulary};
+use tools::overlap::{self, OverlapArgs};
 use tools::synth::{self, SynthArgs};
 use tools::{Failure, dump, inspect, process};
 
@@ -54,6 +55,12 @@ enum Command {
     /// here: as many threads each sum a private buffer of 64-bit integers, in all four times the last-level cache and at
     /// least 512 MB; median of 7 passes. A model that fits in the cache can exceed it.
     Bench(BenchArgs),
+    /// Show in which weights sub-models of one parent differ, against random masks and another seed of the calibration
+    ///
+    /// overlap: share of the kept weights that both masks keep. jaccard distance: 1 less the intersection by the union.
+    /// random: what independent masks of the same densities p and q are expected to have, p q of a matrix in common.
+    /// seeds: models that --reseed says to differ by the calibration's seed alone; what they differ in is noise.
+    Overlap(OverlapArgs),
     /// Make a model with the shape of a real one and random weights, for measuring speed
     Synth(SynthArgs),
     /// Print the logits after the last of some tokens
@@ -131,6 +138,7 @@ fn main() -> ExitCode {
         Command::Verify { model } => verify(model),
         Command::Eval(args) => eval(args),
         Command::Bench(args) => bench::run(args, &mut std::io::stdout()),
+        Command::Overlap(args) => overlap::run(args, &mut std::io::stdout()),
         Command::Synth(args) => make(args),
         Command::Logits { model, tokens, json, run } => logits(model, tokens, *json, run),
         Command::Tokenize { model, text, ids, special } => tokenize(model, text, *ids, *special),
