@@ -2,6 +2,7 @@
 //! environment or ends the process.
 
 pub mod bench;
+pub mod bootstrap;
 pub mod calibration;
 pub mod chat;
 pub mod cli;
@@ -10,6 +11,7 @@ pub mod evaluate;
 pub mod failure;
 pub mod imatrix;
 pub mod inspect;
+pub mod lexical;
 pub mod new_file;
 pub mod open;
 pub mod overlap;
