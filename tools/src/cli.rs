@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use runtime::{EngineOptions, Model, Precision, Tokenizer};
+use runtime::{EngineOptions, Model, Precision, Splitter, Tokenizer};
+use spm::Config;
 
 use crate::failure::Failure;
 use crate::open::{AnyModel, LoadMode};
@@ -94,6 +95,18 @@ impl Ready {
             model: Arc::new(Model::load(checkpoint, &run.engine()).map_err(|e| named(e.into()))?),
         })
     }
+}
+
+impl Ready {
+    /// For a model that cannot write every token: how it writes the others.
+    pub fn splitter(&self) -> Result<Option<Splitter>, Failure> {
+        Ok(splitter(&self.tokenizer, self.model.config())?)
+    }
+}
+
+/// For a model of shape `config` that cannot write every token: how it writes the others.
+pub fn splitter(tokenizer: &Tokenizer, config: &Config) -> Result<Option<Splitter>, runtime::Error> {
+    config.shortlist.as_ref().map(|list| Splitter::new(tokenizer, list)).transpose()
 }
 
 /// Says which file a bad one is.

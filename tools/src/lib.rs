@@ -7,6 +7,7 @@ pub mod calibration;
 pub mod chat;
 pub mod cli;
 pub mod dump;
+pub mod eval;
 pub mod evaluate;
 pub mod failure;
 pub mod imatrix;

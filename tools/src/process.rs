@@ -163,7 +163,9 @@ mod tests {
         std::thread::sleep(Duration::from_millis(100));
         drop(std::hint::black_box(large));
         let peak = watch.peak().unwrap();
-        assert!(peak >= with && peak >= before + LEN as u64 / 2, "{before}, {with}, {peak}");
+        // Memory of other tests comes and goes meanwhile.
+        let slack = LEN as u64 / 8;
+        assert!(peak + slack >= with && peak >= before + LEN as u64 / 2, "{before}, {with}, {peak}");
     }
 
     #[test]
