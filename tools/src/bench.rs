@@ -88,8 +88,9 @@ pub fn run(args: &BenchArgs, out: &mut dyn Write) -> Result<(), Failure> {
     for threads in args.thread_counts() {
         let bandwidth = if args.no_bandwidth { None } else { read_bandwidth(threads) };
         let subjects = args.load(&sources, threads)?;
+        let models: Vec<Arc<Model>> = subjects.iter().map(|s| Arc::clone(&s.model)).collect();
         for test in &tests {
-            let times = measure(&subjects, *test, args.repetitions.into())?;
+            let times = measure(&models, *test, args.repetitions.into())?;
             let found = subjects.iter().zip(times);
             rows.extend(found.map(|(subject, times)| Row::new(subject, *test, threads, times, bandwidth)));
         }
@@ -138,7 +139,7 @@ fn expand(model: &dyn Checkpoint) -> Result<Expanded<'_>, Failure> {
 
 /// One measurement's work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Test {
+pub(crate) enum Test {
     /// So many tokens at once.
     Prompt(usize),
     /// So many tokens one by one.
@@ -146,14 +147,14 @@ enum Test {
 }
 
 impl Test {
-    fn tokens(self) -> usize {
+    pub(crate) fn tokens(self) -> usize {
         match self {
             Test::Prompt(n) | Test::Generate(n) => n,
         }
     }
 
     /// llama-bench's name, such as `pp512`.
-    fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         match self {
             Test::Prompt(n) => format!("pp{n}"),
             Test::Generate(n) => format!("tg{n}"),
@@ -191,37 +192,35 @@ struct Subject<'a> {
     model: Arc<Model>,
 }
 
-impl Subject<'_> {
-    fn session(&self, tokens: usize) -> Result<Session, Failure> {
-        let needed = Session::memory_needed(self.model.config(), tokens, KvType::F16) as u64;
-        process::check_memory(&format!("a context of {tokens} tokens"), needed, "ask for fewer with -p, -n")?;
-        Ok(Session::new(&self.model, &SessionOptions { context: tokens, ..SessionOptions::default() })?)
-    }
-
-    fn matrices(&self) -> impl Iterator<Item = &Matrix> {
-        self.model.layers().iter().flat_map(Layer::matrices)
-    }
-
-    /// The encoding of most weights of the layers, as they are multiplied with.
-    fn encoding(&self) -> &'static str {
-        let weights_in = |encoding: Encoding| -> usize {
-            self.matrices().filter(|m| m.encoding() == encoding).map(|m| m.rows() * m.cols()).sum()
-        };
-        Encoding::ALL.into_iter().max_by_key(|e| weights_in(*e)).map_or("", Encoding::name)
-    }
-
-    /// Share of the layers' weights that are zero and not stored.
-    fn sparsity(&self) -> f64 {
-        let all: u64 = self.matrices().map(|m| m.rows() as u64 * m.cols() as u64).sum();
-        1.0 - self.matrices().map(Matrix::kept).sum::<u64>() as f64 / all.max(1) as f64
-    }
+fn session(model: &Arc<Model>, tokens: usize) -> Result<Session, Failure> {
+    let needed = Session::memory_needed(model.config(), tokens, KvType::F16) as u64;
+    process::check_memory(&format!("a context of {tokens} tokens"), needed, "ask for fewer with -p, -n")?;
+    Ok(Session::new(model, &SessionOptions { context: tokens, ..SessionOptions::default() })?)
 }
 
-/// Times of `repetitions` runs of each subject, which take turns: so noise of the machine meets all of them.
-fn measure(subjects: &[Subject], test: Test, repetitions: usize) -> Result<Vec<Vec<Duration>>, Failure> {
-    let mut sessions = subjects.iter().map(|s| s.session(test.tokens())).collect::<Result<Vec<_>, _>>()?;
-    let tokens: Vec<_> = subjects.iter().map(|s| random_tokens(test.tokens(), s.model.config().vocab_size)).collect();
-    let mut times = vec![Vec::with_capacity(repetitions); subjects.len()];
+fn matrices(model: &Model) -> impl Iterator<Item = &Matrix> {
+    model.layers().iter().flat_map(Layer::matrices)
+}
+
+/// The encoding of most weights of the layers, as they are multiplied with.
+pub(crate) fn encoding(model: &Model) -> &'static str {
+    let weights_in = |encoding: Encoding| -> usize {
+        matrices(model).filter(|m| m.encoding() == encoding).map(|m| m.rows() * m.cols()).sum()
+    };
+    Encoding::ALL.into_iter().max_by_key(|e| weights_in(*e)).map_or("", Encoding::name)
+}
+
+/// Share of the layers' weights that are zero and not stored.
+pub(crate) fn sparsity(model: &Model) -> f64 {
+    let all: u64 = matrices(model).map(|m| m.rows() as u64 * m.cols() as u64).sum();
+    1.0 - matrices(model).map(Matrix::kept).sum::<u64>() as f64 / all.max(1) as f64
+}
+
+/// Times of `repetitions` runs of each model, which take turns: so noise of the machine meets all of them.
+pub(crate) fn measure(models: &[Arc<Model>], test: Test, repetitions: usize) -> Result<Vec<Vec<Duration>>, Failure> {
+    let mut sessions = models.iter().map(|m| session(m, test.tokens())).collect::<Result<Vec<_>, _>>()?;
+    let tokens: Vec<_> = models.iter().map(|m| random_tokens(test.tokens(), m.config().vocab_size)).collect();
+    let mut times = vec![Vec::with_capacity(repetitions); models.len()];
     for (session, tokens) in sessions.iter_mut().zip(&tokens) {
         test.warm_up(session, tokens)?;
     }
@@ -272,8 +271,8 @@ impl Row {
             kernel: subject.model.engine().kernels().name(),
             test,
             times,
-            sparsity: subject.sparsity(),
-            encoding: subject.encoding(),
+            sparsity: sparsity(&subject.model),
+            encoding: encoding(&subject.model),
             bytes_per_token: subject.model.bytes_per_token() as u64,
             bandwidth,
         }
@@ -322,14 +321,11 @@ mod tests {
 
     #[test]
     fn tests_run_from_an_empty_context() {
-        let model = SyntheticModel::tiny(1);
-        let source = Source { name: "tiny".into(), dense: false, checkpoint: &model };
-        let loaded = Arc::new(Model::load(&model, &EngineOptions::default()).unwrap());
-        let subjects = [Subject { source: &source, model: loaded }];
+        let models = [Arc::new(Model::load(&SyntheticModel::tiny(1), &EngineOptions::default()).unwrap())];
         for test in [Test::Prompt(70), Test::Generate(3)] {
-            let times = measure(&subjects, test, 4).unwrap();
+            let times = measure(&models, test, 4).unwrap();
             assert_eq!(times.iter().map(Vec::len).collect::<Vec<_>>(), [4]);
         }
-        assert_eq!((subjects[0].encoding(), subjects[0].sparsity()), ("f32", 0.0));
+        assert_eq!((encoding(&models[0]), sparsity(&models[0])), ("f32", 0.0));
     }
 }

@@ -6,6 +6,7 @@ pub mod bootstrap;
 pub mod calibration;
 pub mod chat;
 pub mod cli;
+pub mod compare;
 pub mod dump;
 pub mod eval;
 pub mod evaluate;

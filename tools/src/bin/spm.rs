@@ -11,6 +11,7 @@ use runtime::{Model, Session, SessionOptions, Special, Tokenizer};
 use serde_json::json;
 use tools::bench::{self, BenchArgs};
 use tools::cli::{RunArgs, text_argument};
+use tools::compare::{self, CompareArgs};
 use tools::eval::{self, EvalArgs};
 use tools::open::{AnyModel, open_vocabulary};
 use tools::overlap::{self, OverlapArgs};
@@ -50,6 +51,11 @@ enum Command {
     /// with replacement. ln ratio: ln of the perplexity by the reference's. accuracy: of tokens of the whole vocabulary, and
     /// of those that are identifiers, keywords and so on, in texts whose language is known.
     Eval(EvalArgs),
+    /// Show two models side by side: size, speed, quality on text, and how they continue prompts
+    ///
+    /// Speed is measured in turns and compared by medians. Quality is that of the models as they run; KL and agreement are
+    /// of B to A, of models of one vocabulary. Prompts are continued by the most likely tokens.
+    Compare(CompareArgs),
     /// Measure how fast a model reads and writes: llama-bench's tests and table, and more columns
     ///
     /// sparsity, encoding: of the layers' matrices, as they are multiplied with. bytes/token: weights that one decoded
@@ -109,6 +115,7 @@ fn main() -> ExitCode {
         Command::Inspect { model, json } => inspect_model(model, *json),
         Command::Verify { model } => verify(model),
         Command::Eval(args) => eval::run(args, &mut std::io::stdout()),
+        Command::Compare(args) => compare::run(args, &mut std::io::stdout()),
         Command::Bench(args) => bench::run(args, &mut std::io::stdout()),
         Command::Overlap(args) => overlap::run(args, &mut std::io::stdout()),
         Command::Synth(args) => make(args),
