@@ -10,11 +10,14 @@ use clap::{Parser, Subcommand};
 use runtime::{Model, Session, SessionOptions, Special, Tokenizer};
 use serde_json::json;
 use tools::bench::{self, BenchArgs};
+use tools::choice::{self, ChoiceArgs};
 use tools::cli::{RunArgs, text_argument};
 use tools::compare::{self, CompareArgs};
 use tools::eval::{self, EvalArgs};
+use tools::exact::{self, ExactArgs};
 use tools::open::{AnyModel, open_vocabulary};
 use tools::overlap::{self, OverlapArgs};
+use tools::pass::{self, PassArgs, sandbox};
 use tools::synth::{self, SynthArgs};
 use tools::{Failure, dump, inspect, process};
 
@@ -56,6 +59,16 @@ enum Command {
     /// Speed is measured in turns and compared by medians. Quality is that of the models as they run; KL and agreement are
     /// of B to A, of models of one vocabulary. Prompts are continued by the most likely tokens.
     Compare(CompareArgs),
+    /// Measure how many programming problems a model solves, by running what it writes
+    /// Reads HumanEval, MBPP and HumanEval-X as published, and follows their protocols. Programs run without network,
+    /// with limits, and see nothing of this machine but compilers and libraries. pass@k: the unbiased estimate
+    /// 1 - C(n-c,k)/C(n,k), mean over the items; the interval is Wilson's over items. Programs that this machine has no
+    /// compiler or interpreter for count as not run, never as failures.
+    Pass(Box<PassArgs>),
+    /// Measure how often a model finds the right one of some answers most likely
+    Choice(ChoiceArgs),
+    /// Measure how often a model comes to the right number
+    Exact(ExactArgs),
     /// Measure how fast a model reads and writes: llama-bench's tests and table, and more columns
     ///
     /// sparsity, encoding: of the layers' matrices, as they are multiplied with. bytes/token: weights that one decoded
@@ -107,6 +120,14 @@ enum Command {
         #[arg(short, long)]
         output: PathBuf,
     },
+    /// A stage of the sandbox that `pass` runs programs in
+    #[command(hide = true, name = sandbox::SUBCOMMAND)]
+    Sandboxed {
+        stage: String,
+        settings: String,
+        #[arg(last = true, allow_hyphen_values = true)]
+        program: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -116,12 +137,16 @@ fn main() -> ExitCode {
         Command::Verify { model } => verify(model),
         Command::Eval(args) => eval::run(args, &mut std::io::stdout()),
         Command::Compare(args) => compare::run(args, &mut std::io::stdout()),
+        Command::Pass(args) => pass::run(args, &mut std::io::stdout(), &mut std::io::stderr()),
+        Command::Choice(args) => choice::run(args, &mut std::io::stdout()),
+        Command::Exact(args) => exact::run(args, &mut std::io::stdout(), &mut std::io::stderr()),
         Command::Bench(args) => bench::run(args, &mut std::io::stdout()),
         Command::Overlap(args) => overlap::run(args, &mut std::io::stdout()),
         Command::Synth(args) => make(args),
         Command::Logits { model, tokens, json, run } => logits(model, tokens, *json, run),
         Command::Tokenize { model, text, ids, special } => tokenize(model, text, *ids, *special),
         Command::Dump { model, tensor, output } => dump_tensor(model, tensor, output),
+        Command::Sandboxed { stage, settings, program } => sandbox::stage(stage, settings, program),
     })
 }
 

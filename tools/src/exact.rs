@@ -1,0 +1,157 @@
+//! `spm exact`: whether the number that a model comes to is the right one.
+//!
+//! As lm-evaluation-harness does for GSM8K: some solved problems, then the one to solve; what counts is the number after
+//! `####` and, as a second figure, the last number of the answer whatever is before it.
+
+mod items;
+mod number;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+
+use clap::Args;
+use runtime::Special;
+use serde_json::json;
+
+use crate::cli::{Ready, RunArgs};
+use crate::failure::Failure;
+use crate::pass::model::{Sampling, Until, Writer};
+use crate::pass::progress;
+use crate::pass::stats::wilson;
+use crate::process;
+use items::Item;
+
+/// The options of `spm exact`.
+#[derive(Args, Debug)]
+pub struct ExactArgs {
+    /// Model file
+    model: PathBuf,
+    /// Problems: one JSON object a line with `question` and `answer` that ends in `#### NUMBER` (GSM8K), or with `Body`,
+    /// `sQuestion`, `Equation` and `lSolutions` (SVAMP); may be packed by gzip
+    #[arg(long, value_name = "FILE")]
+    items: PathBuf,
+    /// Solved problems that are shown first are from this file [default: the first of --items, which then do not count]
+    #[arg(long, value_name = "FILE")]
+    examples: Option<PathBuf>,
+    /// How many
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(0..=100))]
+    shots: u16,
+    /// Only the first N problems
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+    /// Tokens of an answer at most
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    max_tokens: u32,
+    /// For programs
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// What was found.
+#[derive(Clone, Copy, Debug, Default)]
+struct Found {
+    items: usize,
+    /// The number after `####` is right.
+    marked: usize,
+    /// The last number is right.
+    last: usize,
+    /// There is a number after `####`.
+    answered: usize,
+}
+
+/// Runs the command and prints its figures to `out`, what else there is to say to `notes`.
+pub fn run(args: &ExactArgs, out: &mut impl Write, notes: &mut impl Write) -> Result<(), Failure> {
+    let interrupted = process::interrupt_flag()?;
+    let (shots, items) = choose(args, notes)?;
+    let shown: String = shots.iter().map(|shot| format!("{} {}\n\n", ask(shot), shot.solution)).collect();
+    let ready = Ready::load(&args.model, &args.run)?;
+    let prompt = |item: &Item| ready.tokenizer.encode(&format!("{shown}{}", ask(item)), Special::AsText);
+    let longest = items.iter().map(|item| prompt(item).len()).max().unwrap_or(0);
+    let mut writer = Writer::new(&ready, longest, args.max_tokens as usize, &interrupted)?;
+    let until = Until { stops: vec!["Question:".into()], finished: &number::is_finished };
+    let sampling = Sampling { max_tokens: args.max_tokens as usize, temperature: 0.0, top_p: 1.0, seed: 0 };
+    let bar = progress::bar(items.len(), "problems");
+    let mut found = Found::default();
+    for item in &items {
+        if interrupted.load(Ordering::SeqCst) {
+            return Err(Failure::Interrupted);
+        }
+        let answers = writer.write(&prompt(item), &until, &sampling, 1, "")?;
+        let answer = answers.and_then(|all| all.into_iter().next()).ok_or_else(|| too_long(args, item, &ready))?;
+        let marked = number::marked(&answer);
+        found.items += 1;
+        found.answered += usize::from(marked.is_some());
+        found.marked += usize::from(marked.is_some_and(|n| number::equal(n, item.number)));
+        found.last += usize::from(number::last(&answer).is_some_and(|n| number::equal(n, item.number)));
+        bar.inc(1);
+        bar.set_message(format!("{:.3} right", found.marked as f64 / found.items as f64));
+    }
+    bar.finish_and_clear();
+    print(args, shots.len(), &found, out)
+}
+
+/// The problems that are shown as solved, and those to solve.
+fn choose(args: &ExactArgs, notes: &mut impl Write) -> Result<(Vec<Item>, Vec<Item>), Failure> {
+    let mut items = items::read(&args.items)?;
+    let n = usize::from(args.shots);
+    let (from, there) = match &args.examples {
+        Some(path) => (path, items::read(path)?),
+        None => (&args.items, items.clone()),
+    };
+    if there.len() < n || args.examples.is_none() && there.len() == n {
+        let message = format!("{}: {} items are too few for --shots {n}; ask for less", from.display(), there.len());
+        return Err(Failure::Usage(message));
+    }
+    if args.examples.is_none() {
+        items.drain(..n);
+    }
+    items.truncate(args.limit.map_or(usize::MAX, |n| n as usize));
+    if n > 0 {
+        let counted = if args.examples.is_none() { "; they are not counted" } else { "" };
+        writeln!(notes, "shown as solved: the first {n} items of {}{counted}", from.display())?;
+    }
+    Ok((there.into_iter().take(n).collect(), items))
+}
+
+fn ask(item: &Item) -> String {
+    format!("Question: {}\nAnswer:", item.question)
+}
+
+fn too_long(args: &ExactArgs, item: &Item, ready: &Ready) -> Failure {
+    let context = ready.model.config().context_len;
+    let (path, line) = (args.items.display(), item.line);
+    Failure::Usage(format!(
+        "{path}: line {line}: with {} shots it does not fit in {context} tokens; ask for less",
+        args.shots
+    ))
+}
+
+fn print(args: &ExactArgs, shots: usize, found: &Found, out: &mut impl Write) -> Result<(), Failure> {
+    let share = |count: usize| count as f64 / found.items as f64;
+    let interval = |count: usize| wilson(share(count), found.items);
+    if args.json {
+        let as_json = |count| {
+            let (low, high) = interval(count);
+            json!({"accuracy": share(count), "low": low, "high": high})
+        };
+        let all = json!({
+            "items": found.items,
+            "shots": shots,
+            "marked": as_json(found.marked),
+            "last_number": as_json(found.last),
+            "answered": share(found.answered),
+        });
+        writeln!(out, "{all:#}")?;
+        return Ok(());
+    }
+    writeln!(out, "items        {}, {shots} shown as solved", found.items)?;
+    for (name, count) in [("after ####", found.marked), ("last number", found.last)] {
+        let (low, high) = interval(count);
+        writeln!(out, "{name:<11}  {:.4}, 95 % {low:.4} to {high:.4}", share(count))?;
+    }
+    writeln!(out, "answered     {:.4} with ####", share(found.answered))?;
+    Ok(())
+}

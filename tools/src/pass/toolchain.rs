@@ -1,0 +1,164 @@
+//! The compilers and interpreters of this machine.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::language::Language;
+
+/// What runs one language's programs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Toolchain {
+    /// The programs, as absolute paths: what builds, then what runs if that is another.
+    programs: Vec<String>,
+    /// Its own word for what it is, `Python 3.12.1`.
+    pub version: String,
+    /// Folders that it needs.
+    pub folders: Vec<PathBuf>,
+}
+
+impl Toolchain {
+    /// Looks for that of `language` in the folders of `path`, the PATH of the environment; an error says what is missing.
+    pub fn find(language: Language, path: &OsStr) -> Result<Self, String> {
+        let tool = |name: &str| find(name, path).ok_or_else(|| format!("`{name}` is not in PATH"));
+        // Shims in PATH (pyenv, nvm, sdkman) are scripts that need more than the tool itself: they are asked what they run.
+        match language {
+            Language::Python => {
+                let asked = "import sys; print(sys.executable, sys.base_prefix, sys.version.split()[0], sep='\\n')";
+                let said = ask(&tool("python3")?, &["-I", "-c", asked])?;
+                let [program, prefix, version] = lines(&said).ok_or(format!("`python3` said {said:?}"))?;
+                Ok(Self::new(vec![program], format!("Python {version}"), Some(PathBuf::from(prefix))))
+            }
+            Language::Java => {
+                let (javac, java) = (tool("javac")?, tool("java")?);
+                let said = ask(&java, &["-XshowSettings:properties", "-version"])?;
+                let home = said.lines().find_map(|l| l.trim().strip_prefix("java.home = ")).map(PathBuf::from);
+                let version = ask(&javac, &["-version"])?.trim().to_owned();
+                let own = |name: &str, other: PathBuf| match home.as_ref().map(|home| home.join("bin").join(name)) {
+                    Some(program) if program.is_file() => program,
+                    _ => other,
+                };
+                let programs = [own("javac", javac), own("java", java)];
+                Ok(Self::new(programs.map(|p| p.to_string_lossy().into_owned()).into(), version, home))
+            }
+            Language::Cpp => {
+                let program = tool("g++")?;
+                let said = ask(&program, &["--version"])?;
+                let version = said.lines().next().unwrap_or_default().to_owned();
+                Ok(Self::new(vec![program.to_string_lossy().into_owned()], version, None))
+            }
+            Language::Javascript => {
+                let said = ask(&tool("node")?, &["-p", "process.execPath + '\\n' + process.version"])?;
+                let [program, version] = lines(&said).ok_or(format!("`node` said {said:?}"))?;
+                Ok(Self::new(vec![program], format!("node {version}"), None))
+            }
+        }
+    }
+
+    fn new(programs: Vec<String>, version: String, prefix: Option<PathBuf>) -> Self {
+        let folders: HashSet<PathBuf> = programs.iter().flat_map(|p| folders_of(Path::new(p))).chain(prefix).collect();
+        let mut folders: Vec<PathBuf> = folders.into_iter().filter(|f| f.parent().is_some()).collect();
+        // Those that hold others first.
+        folders.sort();
+        Toolchain { programs, version, folders }
+    }
+
+    /// The program that builds (0) or the one that runs (1).
+    pub fn program(&self, index: usize) -> &str {
+        self.programs.get(index).map_or("", String::as_str)
+    }
+
+    /// One of no use, for looking at programs without running them.
+    #[cfg(test)]
+    pub(crate) fn named(programs: &[&str]) -> Self {
+        let programs = programs.iter().map(|p| (*p).to_owned()).collect();
+        Toolchain { programs, version: String::new(), folders: Vec::new() }
+    }
+}
+
+fn find(name: &str, path: &OsStr) -> Option<PathBuf> {
+    let is_program = |file: &PathBuf| std::fs::metadata(file).is_ok_and(|m| m.is_file() && may_run(&m));
+    std::env::split_paths(path).filter(|folder| folder.is_absolute()).map(|folder| folder.join(name)).find(is_program)
+}
+
+#[cfg(unix)]
+fn may_run(file: &std::fs::Metadata) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    file.permissions().mode() & 0o111 != 0
+}
+
+#[cfg(not(unix))]
+fn may_run(_file: &std::fs::Metadata) -> bool {
+    true
+}
+
+/// What a tool says, on either output.
+fn ask(program: &Path, arguments: &[&str]) -> Result<String, String> {
+    let said = Command::new(program).args(arguments).stdin(std::process::Stdio::null()).output();
+    let said = said.map_err(|e| format!("`{}` cannot start: {e}", program.display()))?;
+    let text = String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned();
+    match said.status.success() {
+        true => Ok(text),
+        false => Err(format!("`{}` does not run: {}", program.display(), text.trim())),
+    }
+}
+
+fn lines<const N: usize>(text: &str) -> Option<[String; N]> {
+    let lines: Vec<String> = text.lines().take(N).map(|l| l.trim().to_owned()).collect();
+    lines.try_into().ok()
+}
+
+/// The folder that a program was installed in, by its name and by the file that this leads to.
+fn folders_of(program: &Path) -> Vec<PathBuf> {
+    let named = program.to_path_buf();
+    let real = program.canonicalize().unwrap_or_else(|_| named.clone());
+    [named, real].iter().filter_map(|p| install_folder(p)).collect()
+}
+
+/// That above `bin`, but not a home: of `~/bin/tool` only `~/bin`.
+fn install_folder(program: &Path) -> Option<PathBuf> {
+    let folder = program.parent()?;
+    match folder.parent() {
+        Some(above) if folder.ends_with("bin") && !is_home(above) => Some(above.to_owned()),
+        _ => Some(folder.to_owned()),
+    }
+}
+
+fn is_home(folder: &Path) -> bool {
+    let above = folder.parent();
+    above.is_none() || folder == Path::new("/root") || above == Some(Path::new("/home"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tools_are_found_where_they_are_and_nowhere_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().as_os_str();
+        assert_eq!(Toolchain::find(Language::Javascript, path), Err("`node` is not in PATH".into()));
+        let node = folder.path().join("node");
+        std::fs::write(&node, "#!/bin/sh\necho /opt/n/v1/bin/node; echo v1.2.3\n").unwrap();
+        assert_eq!(Toolchain::find(Language::Javascript, path), Err("`node` is not in PATH".into()), "no program");
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(&node, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let found = Toolchain::find(Language::Javascript, path).unwrap();
+        assert_eq!((found.program(0), found.version.as_str()), ("/opt/n/v1/bin/node", "node v1.2.3"));
+        assert_eq!(found.folders, [PathBuf::from("/opt/n/v1")]);
+        std::fs::write(&node, "#!/bin/sh\necho broken; exit 1\n").unwrap();
+        assert!(Toolchain::find(Language::Javascript, path).unwrap_err().contains("does not run: broken"));
+    }
+
+    #[test]
+    fn homes_are_not_shown() {
+        let folder = |path: &str| install_folder(Path::new(path)).unwrap();
+        assert_eq!(folder("/home/me/bin/node"), Path::new("/home/me/bin"));
+        assert_eq!(folder("/root/bin/node"), Path::new("/root/bin"));
+        assert_eq!(folder("/home/me/.nvm/v20/bin/node"), Path::new("/home/me/.nvm/v20"));
+        assert_eq!(folder("/opt/node/bin/node"), Path::new("/opt/node"));
+        assert_eq!(folder("/bin/node"), Path::new("/bin"));
+        assert_eq!(folder("/opt/node"), Path::new("/opt"));
+    }
+}
