@@ -185,3 +185,36 @@ fn real_models_cut_texts_as_llama_cpp_and_transformers_do() {
         eprintln!("{name}: {} cases", cases.lines().count());
     }
 }
+
+/// Random models of small shapes, one of each family, as transformers wrote them: prefill and decoding.
+#[test]
+fn folders_of_all_families_give_the_logits_of_transformers() {
+    let Some(data) = folder("SPM_TEST_DATA") else { return };
+    let mut families = 0;
+    for entry in fs::read_dir(data.join("models/hf-tiny-random")).unwrap() {
+        let folder = entry.unwrap().path();
+        let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+        let record: Value = serde_json::from_slice(&fs::read(folder.join("reference.json")).unwrap()).unwrap();
+        let tokens = ids(&record["ids"]);
+        let options = EngineOptions { threads: 2, precision: Precision::Exact, kernel: None };
+        let model = Arc::new(Model::load(&hf::open(&folder).unwrap(), &options).unwrap());
+        let together = all_logits(&model, &tokens);
+        let mut session = Session::new(&model, &SessionOptions { context: 0, kv: KvType::F32, batch: 64 }).unwrap();
+        let apart: Vec<Vec<f32>> = tokens.iter().map(|id| session.feed(&[*id]).unwrap().to_vec()).collect();
+        for (how, logits) in [("prefill", &together), ("decode", &apart)] {
+            let recorded: Vec<Value> = record["last_logits"].as_array().unwrap().clone();
+            let pairs: Value =
+                recorded.into_iter().enumerate().map(|(i, v)| Value::from(vec![Value::from(i), v])).collect();
+            let (worst, range) = distance(logits.last().unwrap(), &pairs);
+            let off = nll(logits, &tokens) - record["nll_sum"].as_f64().unwrap();
+            eprintln!("{name} {how}: largest error {:.1e} of the range, NLL {off:+.1e}", worst / range);
+            assert!(worst <= 1e-4 * range, "{name} {how}: {worst} of {range}");
+            assert!(off.abs() <= 1e-4 * tokens.len() as f64, "{name} {how}: NLL {off}");
+            let most: Vec<u32> = logits.iter().map(|l| argmax(l)).collect();
+            assert_eq!(most, ids(&record["argmax"]), "{name} {how}");
+        }
+        assert_eq!(greedy(&model, &tokens, 16), ids(&record["greedy16"]), "{name}");
+        families += 1;
+    }
+    assert!(families >= 11, "{families} families");
+}

@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use rayon::ThreadPool;
 use runtime::Layer;
 use spm::encode::{RowEncoder, encode};
-use spm::{Checkpoint, Config, Encoding, Mask, Matrix, Shortlist, row_bytes};
+use spm::{Checkpoint, Config, Encoding, Mask, Matrix, POSITIONS, Shortlist, row_bytes};
 
 use crate::allocation::{Allocation, Treatment, ValueType};
 use crate::error::Error;
@@ -27,7 +27,7 @@ use crate::shortlist::{shortened, source_rows};
 use crate::sink::Sink;
 use crate::states::Residence;
 use crate::statistics::{ColumnNorms, Inputs};
-use crate::stream::{Site, Stream};
+use crate::stream::{MATRICES, Site, Stream};
 
 /// How a model is pruned.
 #[derive(Clone, Debug)]
@@ -399,7 +399,7 @@ impl<'a> Run<'a> {
 
     fn store_outside_layers(&mut self) -> Result<(), Error> {
         for (name, rows, cols) in outside_layers(self.config) {
-            if rows == 1 {
+            if rows == 1 || name == POSITIONS {
                 self.store_vector(&name)?;
             } else {
                 self.store_table(&name, (rows, cols))?;
@@ -436,7 +436,7 @@ impl<'a> Run<'a> {
                     // It has left the layer, and the widest matrix needs the room.
                     dense = None;
                 }
-                for short in site.matrices() {
+                for short in site.matrices(self.config) {
                     let pruned = self.matrix(index, site, short, inputs.as_ref(), Some(&pool))?;
                     // Expanded once: every window multiplies with it, and that is where the time goes.
                     layer.set(short, expanded(short, &pruned)?)?;
@@ -462,7 +462,7 @@ impl<'a> Run<'a> {
     ) -> Result<Option<Inputs>, Error> {
         let (meter, cost) = (&mut self.meter, self.work.pass(site));
         let tick = &mut |tokens| meter.tick(site.name(), cost * tokens as u64);
-        if self.journal.as_ref().is_some_and(|j| j.has_next(site.matrices().len())) {
+        if self.journal.as_ref().is_some_and(|j| j.has_next(site.matrices(self.config).len())) {
             stream.pass(layer, dense, site, tick)?;
             return Ok(None);
         }
@@ -474,7 +474,7 @@ impl<'a> Run<'a> {
     /// The dense layer in f32, for the dense model to be followed with.
     fn expanded_layer(&self, index: usize, stream: &Stream) -> Result<Layer, Error> {
         let mut layer = Layer::load(self.source, stream.engine(), index)?;
-        for short in Site::ALL.iter().flat_map(|site| site.matrices()) {
+        for short in Site::ALL.iter().flat_map(|site| site.matrices(self.config)) {
             let name = format!("blk.{index}.{short}");
             let (shape, weights) = (expect(self.source, &name)?, read_all(self.source, &name)?);
             layer.set(short, store(&name, Encoding::F32, shape, &weights, None)?)?;
@@ -491,7 +491,7 @@ impl<'a> Run<'a> {
         self.meter.layer = index;
         self.store_vectors_of(index)?;
         for site in Site::ALL {
-            for short in site.matrices() {
+            for short in site.matrices(self.config) {
                 let norms = norms.get(&format!("blk.{index}.{short}"));
                 let inputs = norms.map(|norms| Inputs::from(norms.clone()));
                 self.matrix(index, site, short, inputs.as_ref(), None)?;
@@ -505,10 +505,11 @@ impl<'a> Run<'a> {
     fn resume(&mut self, stream: &mut Stream) -> Result<usize, Error> {
         let Some(journal) = &mut self.journal else { return Ok(0) };
         let n_layers = self.source.config().n_layers;
-        if journal.has_next(n_layers * Site::matrices_of_layer()) {
+        if journal.has_next(n_layers * Site::matrices_of_layer(self.config)) {
             return Ok(n_layers);
         }
-        let is_known = |layer: &usize| *layer < n_layers && journal.has_next(layer * Site::matrices_of_layer());
+        let is_known =
+            |layer: &usize| *layer < n_layers && journal.has_next(layer * Site::matrices_of_layer(self.config));
         let Some(layer) = journal.saved_layer().filter(is_known) else { return Ok(0) };
         let mut states = journal.saved_states()?;
         stream.states().fill(&mut |part| states.read(part))?;
@@ -757,19 +758,19 @@ pub(crate) fn layer_matrices(config: &Config) -> impl Iterator<Item = (String, (
     all.filter(|(name, ..)| is_layer_matrix(name)).map(|(name, rows, cols)| (name, (rows, cols)))
 }
 
-/// Embedding, output norm and head: name, rows, columns.
+/// Embedding, learned positions, output norm and head: name, rows, columns.
 pub(crate) fn outside_layers(config: &Config) -> impl Iterator<Item = (String, usize, usize)> + use<> {
     config.tensors().into_iter().filter(|(name, ..)| !name.starts_with("blk."))
 }
 
 /// The embedding and the head, if that is another: name, rows, columns.
 pub(crate) fn tables(config: &Config) -> impl Iterator<Item = (String, usize, usize)> + use<> {
-    outside_layers(config).filter(|(_, rows, _)| *rows > 1)
+    outside_layers(config).filter(|(name, rows, _)| *rows > 1 && name != POSITIONS)
 }
 
 fn is_layer_matrix(name: &str) -> bool {
     let short = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')).map(|(_, short)| short);
-    short.is_some_and(|short| Site::ALL.iter().any(|site| site.matrices().contains(&short)))
+    short.is_some_and(|short| MATRICES.contains(&short))
 }
 
 /// Every tensor must be there, in the shape that the model's calls for, before any work is done.

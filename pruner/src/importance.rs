@@ -9,12 +9,12 @@
 //!   `D` the unit's column of the down projection, `h_g = silu'(g) u` and `h_u = silu(g)`. So rows weigh `||s D|| rms(h_g)` and
 //!   `||s D|| rms(h_u)`.
 //!
-//! Of queries and keys it is not known.
+//! Of queries and keys it is not known, nor of the first projections of feed-forward networks of another kind.
 
 use std::collections::BTreeMap;
 
 use rayon::prelude::*;
-use spm::{Checkpoint, Config};
+use spm::{Activation, Checkpoint, Config};
 
 use crate::driver::read_all;
 use crate::error::Error;
@@ -40,14 +40,18 @@ pub(crate) fn of_site(
             BTreeMap::from([(name("attn_v"), of_values(&squares, source.config()))])
         }
         (Site::AttnOut, _) => BTreeMap::from([(name("attn_output"), stream)]),
-        (Site::FfnIn, Some(held_out)) => {
+        (Site::FfnIn, Some(held_out)) if is_silu_gated(source.config()) => {
             let squares = column_squares(&read("ffn_down")?, &stream);
             let (of_gate, of_up) = of_gate_and_up(held_out, &read("ffn_gate")?, &read("ffn_up")?, &squares);
             BTreeMap::from([(name("ffn_gate"), of_gate), (name("ffn_up"), of_up)])
         }
-        (Site::FfnIn, None) => BTreeMap::new(),
+        (Site::FfnIn, _) => BTreeMap::new(),
         (Site::FfnHidden, _) => BTreeMap::from([(name("ffn_down"), stream)]),
     })
+}
+
+fn is_silu_gated(c: &Config) -> bool {
+    c.gated && c.activation == Activation::Silu
 }
 
 /// Of the dimensions of the stream, once what comes from `site` of layer `index` is added to it.

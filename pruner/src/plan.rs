@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use runtime::Layer;
 use spm::levels::in_high_nibbles;
 use spm::matrix::{self, PLANE_ALIGN};
-use spm::{BLOCK, CHUNK, Checkpoint, Config, Encoding, Shortlist, Vocabulary};
+use spm::{BLOCK, CHUNK, Checkpoint, Config, Encoding, POSITIONS, Shortlist, Vocabulary};
 
 use crate::driver::{PruneOptions, layer_matrices, tables};
 use crate::error::Error;
@@ -158,7 +158,7 @@ impl Work {
 
     fn of(c: &Config, options: &PruneOptions, nsamples: u64, seqlen: u64) -> Self {
         let (dim, hidden, q, kv) = (c.dim as u64, c.hidden_dim as u64, c.q_dim() as u64, c.kv_dim() as u64);
-        let ffn_hidden = 2 * dim * hidden;
+        let ffn_hidden = if c.gated { 2 * dim * hidden } else { dim * hidden };
         // A token attends to half the window on average, once for the scores and once for the values.
         let attention = dim * (q + 2 * kv) + q * seqlen;
         // Half of a symmetric matrix, four times as fast as the products of calibration.
@@ -168,6 +168,7 @@ impl Work {
             Needs::DenseOutputs => way + width * dim / 4,
             _ => 0,
         };
+        let attended_again = if c.residual.is_parallel() { attention + q * dim } else { 0 };
         let kept = states::kept_windows(c, &options.residence, nsamples as usize, seqlen as usize);
         let again = nsamples - kept as u64;
         Work {
@@ -175,7 +176,7 @@ impl Work {
                 8 * dim + products(dim) + beside(dim, 8 * dim),
                 attention + products(q) + beside(q, attention + q * dim),
                 q * dim + products(dim) + beside(dim, 8 * dim),
-                ffn_hidden + products(hidden) + beside(hidden, ffn_hidden + dim * hidden),
+                ffn_hidden + products(hidden) + beside(hidden, ffn_hidden + dim * hidden + attended_again),
             ],
             leave: dim * hidden + ffn_hidden * again / nsamples.max(1),
             tokens: nsamples.saturating_mul(seqlen),
@@ -225,6 +226,7 @@ fn sizes(config: &Config, options: &PruneOptions) -> Result<Vec<Size>, Error> {
         let encoding = match (in_layer, rows) {
             (true, _) => options.treatment(&name).encoding(cols)?,
             (false, 1) => Encoding::F32,
+            (false, _) if name == POSITIONS => Encoding::F32,
             (false, _) => options.table_values(&name).dense(),
         };
         let pattern = options.treatment(&name).pattern;

@@ -174,6 +174,10 @@ pub fn shortened(source: &dyn Checkpoint, list: Option<&Shortlist>) -> Result<Co
         let expected = format!("none, as the source has one of {} tokens; prune its own source", own.len());
         return Err(Error::option("vocabulary shortlist", &given, expected));
     }
+    if config.head_bias {
+        let given = format!("of {} tokens", list.len());
+        return Err(Error::option("vocabulary shortlist", &given, "none, as the head of this model has a bias"));
+    }
     if let Some(token) = source.vocabulary().and_then(|v| list.missing(v)) {
         return Err(Error::NotListed { token });
     }

@@ -4,6 +4,7 @@
 //! Windows are spread over threads, never cut by them; sums are made window by window and added in the
 //! windows' order, so nothing depends on the number of threads.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -40,16 +41,28 @@ pub enum Site {
     FfnHidden,
 }
 
+/// The matrices that a layer may have.
+pub(crate) const MATRICES: [&str; 7] = [
+    "attn_q.weight",
+    "attn_k.weight",
+    "attn_v.weight",
+    "attn_output.weight",
+    "ffn_gate.weight",
+    "ffn_up.weight",
+    "ffn_down.weight",
+];
+
 impl Site {
     /// All of them, in order.
     pub const ALL: [Site; 4] = [Site::AttnIn, Site::AttnOut, Site::FfnIn, Site::FfnHidden];
 
     /// The matrices that multiply this input.
-    pub fn matrices(self) -> &'static [&'static str] {
+    pub fn matrices(self, c: &Config) -> &'static [&'static str] {
         match self {
             Site::AttnIn => &["attn_q.weight", "attn_k.weight", "attn_v.weight"],
             Site::AttnOut => &["attn_output.weight"],
-            Site::FfnIn => &["ffn_gate.weight", "ffn_up.weight"],
+            Site::FfnIn if c.gated => &["ffn_gate.weight", "ffn_up.weight"],
+            Site::FfnIn => &["ffn_up.weight"],
             Site::FfnHidden => &["ffn_down.weight"],
         }
     }
@@ -73,8 +86,8 @@ impl Site {
     }
 
     /// How many matrices a layer has.
-    pub(crate) fn matrices_of_layer() -> usize {
-        Site::ALL.iter().map(|site| site.matrices().len()).sum()
+    pub(crate) fn matrices_of_layer(c: &Config) -> usize {
+        Site::ALL.iter().map(|site| site.matrices(c).len()).sum()
     }
 
     /// Input features.
@@ -95,6 +108,13 @@ pub(crate) struct Stream {
     /// Tokens of each window.
     lens: Vec<usize>,
     workers: Vec<Worker>,
+}
+
+/// A layer, as pruned so far and as it was.
+#[derive(Clone, Copy)]
+struct Pair<'a> {
+    pruned: &'a Layer,
+    dense: &'a Layer,
 }
 
 /// What one thread needs.
@@ -156,7 +176,7 @@ impl Stream {
         let cols = site.width(self.engine.config());
         let mut total = ColumnNorms::new(cols);
         self.each_window(
-            &touched(site, dense.is_some()),
+            &touched(site, dense.is_some(), self.is_parallel()),
             |engine, worker, window| {
                 let mut norms = ColumnNorms::new(cols);
                 window.move_to(site, engine, layer, worker, &mut |x| norms.add(x));
@@ -186,11 +206,12 @@ impl Stream {
         let pool = self.pool.clone();
         let mut nth = 0;
         self.each_window(
-            &touched(site, dense.is_some()),
+            &touched(site, dense.is_some(), self.is_parallel()),
             |engine, worker, window| {
                 let mut seen = Vec::with_capacity(window.hidden.len() / engine.config().dim * cols);
                 window.move_to(site, engine, layer, worker, &mut |x| seen.extend_from_slice(x));
-                let mut beside = dense.map_or_else(Vec::new, |dense| window.beside(site, engine, dense, worker, &seen));
+                let beside = |dense| window.beside(site, engine, Pair { pruned: layer, dense }, worker, &seen);
+                let mut beside = dense.map_or_else(Vec::new, beside);
                 if dense.is_some() && site.beside() == Beside::Outputs {
                     window.relate(&mut seen, &mut beside, engine.config());
                 }
@@ -232,10 +253,14 @@ impl Stream {
             };
             window.move_to(site, engine, layer, worker, &mut see);
             if let Some(dense) = dense {
-                window.beside(site, engine, dense, worker, &seen);
+                window.beside(site, engine, Pair { pruned: layer, dense }, worker, &seen);
             }
         };
-        self.each_window(&touched(site, dense.is_some()), work, |()| (), tick)
+        self.each_window(&touched(site, dense.is_some(), self.is_parallel()), work, |()| (), tick)
+    }
+
+    fn is_parallel(&self) -> bool {
+        self.engine.config().residual.is_parallel()
     }
 
     /// The windows between layers.
@@ -254,7 +279,8 @@ impl Stream {
         layer: &Layer,
         tick: &mut dyn FnMut(usize) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let touched = Touched { reads: &[Part::Hidden], writes: &[Part::Hidden] };
+        let reads: &[Part] = if self.is_parallel() { &[Part::Hidden, Part::Attended] } else { &[Part::Hidden] };
+        let touched = Touched { reads, writes: &[Part::Hidden] };
         self.each_window(&touched, |engine, worker, window| window.leave(engine, layer, worker), |()| (), tick)
     }
 
@@ -281,8 +307,9 @@ impl Stream {
     }
 }
 
-/// What moving a window to `site` uses of its states, and changes; with the dense model if it is `followed`.
-fn touched(site: Site, followed: bool) -> Touched {
+/// What moving a window to `site` uses of its states, and changes; with the dense model if it is `followed`. A parallel layer
+/// adds what attention gives at its end.
+fn touched(site: Site, followed: bool, is_parallel: bool) -> Touched {
     use Part::{Attended, Dense, Hidden};
     let (reads, writes): (&[Part], &[Part]) = match (site, followed) {
         (Site::AttnIn, false) => (&[Hidden], &[]),
@@ -292,6 +319,7 @@ fn touched(site: Site, followed: bool) -> Touched {
         (Site::FfnIn, false) => (&[Hidden, Attended], &[Hidden]),
         (Site::FfnIn, true) => (&[Hidden, Dense, Attended], &[Hidden]),
         (Site::FfnHidden, false) => (&[Hidden], &[]),
+        (Site::FfnHidden, true) if is_parallel => (&[Hidden, Dense, Attended], &[Dense]),
         (Site::FfnHidden, true) => (&[Hidden, Dense], &[Dense]),
     };
     Touched { reads, writes }
@@ -300,14 +328,13 @@ fn touched(site: Site, followed: bool) -> Touched {
 /// Gives every window the embeddings of its tokens, and the dense model's the same.
 fn embed(source: &dyn Checkpoint, windows: &[Vec<u32>], states: &mut States) -> Result<(), Error> {
     let c = source.config();
+    let positions = runtime::load_positions(source)?;
+    let read = |row, out: &mut [f32]| source.read_rows("token_embd.weight", row, out);
     let mut ids = windows.iter();
     let touched = Touched { reads: &[], writes: &[Part::Hidden, Part::Dense] };
     states.each_batch(1, &touched, &mut |batch| {
         for (window, ids) in batch.iter_mut().zip(&mut ids) {
-            for (&token, row) in ids.iter().zip(window.hidden.chunks_exact_mut(c.dim)) {
-                let known = c.embedding_row(token).and_then(|r| source.read_rows("token_embd.weight", r, row));
-                known.ok_or(Error::Token { token, vocab_size: c.vocab_size })?;
-            }
+            runtime::embed(c, read, positions.as_deref(), ids, 0, &mut window.hidden)?;
             let followed = window.dense.len();
             window.dense.copy_from_slice(&window.hidden[..followed]);
         }
@@ -342,7 +369,9 @@ impl Window {
                     see(attended);
                 }
                 Site::FfnIn => {
-                    layer.attn_output(engine, ws, attended, hidden);
+                    if !c.residual.is_parallel() {
+                        layer.attn_output(engine, ws, attended, hidden);
+                    }
                     layer.ffn_input(engine, hidden, narrow);
                     see(narrow);
                 }
@@ -357,57 +386,112 @@ impl Window {
     }
 
     /// What [`Site::beside`] says of the dense model, moved to `site`; `seen` are the pruned model's inputs there.
-    fn beside(&mut self, site: Site, engine: &Engine, layer: &Layer, worker: &mut Worker, seen: &[f32]) -> Vec<f32> {
+    fn beside(&mut self, site: Site, engine: &Engine, layers: Pair, worker: &mut Worker, seen: &[f32]) -> Vec<f32> {
         let mut beside = Vec::with_capacity(self.dense.len());
-        self.follow(site, engine, layer, worker, &mut |x| beside.extend_from_slice(x));
-        let pruned = match site.beside() {
-            Beside::Inputs => seen,
-            Beside::Outputs => &self.hidden,
-        };
-        beside.iter_mut().zip(pruned).for_each(|(dense, pruned)| *dense -= pruned);
+        self.follow(site, engine, layers.dense, worker, &mut |x| beside.extend_from_slice(x));
+        match site.beside() {
+            Beside::Inputs => beside.iter_mut().zip(seen).for_each(|(dense, pruned)| *dense -= pruned),
+            Beside::Outputs => self.leave_what_is_missing(&mut beside, site, engine, layers.pruned, worker),
+        }
         beside
+    }
+
+    /// From the dense model's stream after `site` to what the matrix of the site is to give: what the stream lacks, as it is
+    /// before it is scaled and without the bias. What is normalised before it is added cannot make up for the stream:
+    /// `beside` are the dense model's own outputs then.
+    fn leave_what_is_missing(
+        &self,
+        beside: &mut [f32],
+        site: Site,
+        engine: &Engine,
+        layer: &Layer,
+        worker: &mut Worker,
+    ) {
+        let c = engine.config();
+        if !c.post_norms {
+            let before = match c.residual.is_parallel() && site == Site::FfnHidden {
+                true => self.after_attention(engine, layer, worker).into(),
+                false => Cow::from(&self.hidden),
+            };
+            beside.iter_mut().zip(&before[..]).for_each(|(dense, pruned)| *dense -= pruned);
+        }
+        if !c.post_norms && c.scales.residual != 1.0 {
+            beside.iter_mut().for_each(|v| *v /= c.scales.residual);
+        }
+        let bias = if site == Site::AttnOut { layer.attn_output_bias() } else { layer.ffn_output_bias() };
+        if let Some(bias) = bias {
+            beside.chunks_exact_mut(c.dim).for_each(|row| row.iter_mut().zip(bias).for_each(|(v, b)| *v -= b));
+        }
+    }
+
+    /// The stream with what attention adds, where that is added at the end of the layer.
+    fn after_attention(&self, engine: &Engine, layer: &Layer, worker: &mut Worker) -> Vec<f32> {
+        let c = engine.config();
+        let mut after = self.hidden.clone();
+        let chunks = after.chunks_mut(CHUNK * c.dim).zip(self.attended.chunks(CHUNK * c.q_dim()));
+        chunks.for_each(|(after, attended)| layer.attn_output(engine, &mut worker.ws, attended, after));
+        after
     }
 
     /// Divides inputs and outputs of every token by the size of the dense model's stream, as the next norm does: errors count
     /// in relation to it. Otherwise tokens with massive activations (Sun et al.: Massive Activations in Large Language Models,
-    /// 2024) would be all that matters.
+    /// 2024) would be all that matters. Outputs that are normalised themselves count in relation to their size, too.
     fn relate(&self, seen: &mut [f32], beside: &mut [f32], c: &Config) {
         let cols = seen.len() / (beside.len() / c.dim);
         let tokens = seen.chunks_exact_mut(cols).zip(beside.chunks_exact_mut(c.dim));
         for (stream, (seen, beside)) in self.dense.chunks_exact(c.dim).zip(tokens) {
-            let mean = stream.iter().map(|v| v * v).sum::<f32>() / c.dim as f32;
-            let size = (mean + c.norm_eps).sqrt();
+            let size = size(stream, c) * if c.post_norms { size(beside, c) } else { 1.0 };
             let factor = if size > 0.0 { 1.0 / size } else { 1.0 };
             seen.iter_mut().chain(beside).for_each(|v| *v *= factor);
         }
     }
 
-    /// Moves the dense model to `site`, or after it where that adds to the stream, showing `see` its inputs or the stream.
+    /// Moves the dense model to `site`, or after it where that adds to the stream, showing `see` its inputs, or the stream
+    /// (with post-norms: the outputs). A parallel layer's stream moves at the last site alone, which runs attention again.
     fn follow(&mut self, site: Site, engine: &Engine, layer: &Layer, worker: &mut Worker, see: &mut dyn FnMut(&[f32])) {
         let c = engine.config();
+        let is_parallel = c.residual.is_parallel();
         let Worker { ws, cache, narrow, attended, wide } = worker;
         for (i, dense) in self.dense.chunks_mut(CHUNK * c.dim).enumerate() {
             let n = dense.len() / c.dim;
-            let narrow = &mut narrow[..n * c.dim];
+            let (narrow, attended) = (&mut narrow[..n * c.dim], &mut attended[..n * c.q_dim()]);
+            let mut attend = |ws: &mut Workspace, dense: &[f32], narrow: &mut [f32], attended: &mut [f32]| {
+                layer.attn_input(engine, dense, narrow);
+                layer.attention(engine, ws, cache, i * CHUNK, narrow, attended);
+            };
             match site {
                 Site::AttnIn => layer.attn_input(engine, dense, narrow),
                 Site::FfnIn => layer.ffn_input(engine, dense, narrow),
                 Site::AttnOut => {
-                    let attended = &mut attended[..n * c.q_dim()];
-                    layer.attn_input(engine, dense, narrow);
-                    layer.attention(engine, ws, cache, i * CHUNK, narrow, attended);
-                    layer.attn_output(engine, ws, attended, dense);
+                    attend(ws, dense, narrow, attended);
+                    if c.post_norms {
+                        layer.attn_product(engine, ws, attended, narrow);
+                    } else if is_parallel {
+                        narrow.copy_from_slice(dense);
+                        layer.attn_output(engine, ws, attended, narrow);
+                    }
+                    if !is_parallel {
+                        layer.attn_output(engine, ws, attended, dense);
+                    }
                 }
                 Site::FfnHidden => {
                     let wide = &mut wide[..n * c.hidden_dim];
                     layer.ffn_input(engine, dense, narrow);
                     layer.ffn_hidden(engine, ws, narrow, wide);
+                    if is_parallel {
+                        attend(ws, dense, narrow, attended);
+                        layer.attn_output(engine, ws, attended, dense);
+                    }
+                    if c.post_norms {
+                        layer.ffn_product(engine, ws, wide, narrow);
+                    }
                     layer.ffn_output(engine, ws, wide, dense);
                 }
             }
+            let is_in_stream = !c.post_norms && !(is_parallel && site == Site::AttnOut);
             match site.beside() {
-                Beside::Inputs => see(narrow),
-                Beside::Outputs => see(dense),
+                Beside::Outputs if is_in_stream => see(dense),
+                _ => see(narrow),
             }
         }
     }
@@ -416,7 +500,8 @@ impl Window {
     fn leave(&mut self, engine: &Engine, layer: &Layer, worker: &mut Worker) {
         let c = engine.config();
         let Worker { ws, narrow, wide, .. } = worker;
-        for (i, hidden) in self.hidden.chunks_mut(CHUNK * c.dim).enumerate() {
+        let chunks = self.hidden.chunks_mut(CHUNK * c.dim).zip(self.attended.chunks(CHUNK * c.q_dim()));
+        for (i, (hidden, attended)) in chunks.enumerate() {
             let n = hidden.len() / c.dim;
             let is_kept = !self.wide.is_empty();
             let wide = part(&mut self.wide, wide, i, n * c.hidden_dim);
@@ -425,9 +510,18 @@ impl Window {
                 layer.ffn_input(engine, hidden, narrow);
                 layer.ffn_hidden(engine, ws, narrow, wide);
             }
+            if c.residual.is_parallel() {
+                layer.attn_output(engine, ws, attended, hidden);
+            }
             layer.ffn_output(engine, ws, wide, hidden);
         }
     }
+}
+
+/// The root of the mean square of a vector of the stream.
+fn size(vector: &[f32], c: &Config) -> f32 {
+    let mean = vector.iter().map(|v| v * v).sum::<f32>() / c.dim as f32;
+    (mean + c.norm_eps).sqrt()
 }
 
 /// The inputs of chunk `i`, `len` values: their place among the `kept` ones, or scratch.
@@ -480,22 +574,40 @@ pub(crate) fn seen_bytes(c: &Config, needs: Needs, nsamples: usize, seqlen: usiz
 mod tests {
     use runtime::LayerIo;
     use spm::synthetic::SyntheticModel;
+    use spm::{Activation, LayerKind, Norm, Residual};
 
     use super::*;
+
+    /// The plain decoder, and what goes through a layer in another way: in parallel; scaled, with biases and windows;
+    /// normalised after the blocks.
+    fn configs() -> [Config; 4] {
+        let mut all = [0; 4].map(|_| Config::new(2, 64, 160, 4, 2));
+        let [_, parallel, scaled, normed] = &mut all;
+        (parallel.norm, parallel.gated, parallel.activation) = (Norm::Layer, false, Activation::Gelu);
+        (parallel.attn_output_bias, parallel.ffn_bias, parallel.residual) = (true, true, Residual::Parallel);
+        (scaled.attn_output_bias, scaled.ffn_bias, scaled.scales.residual) = (true, true, 0.4);
+        scaled.window = Some(40);
+        scaled.layers = vec![LayerKind { windowed: true, ..Default::default() }, LayerKind::default()];
+        (normed.post_norms, normed.qk_norm) = (true, true);
+        all
+    }
 
     /// Site by site is the runtime's own layer to the bit, with the down projection's inputs kept for all, some, or none of
     /// the windows, and with all states in a file.
     #[test]
     fn passes_make_up_a_layer() {
-        let model = SyntheticModel::tiny(5);
+        configs().into_iter().for_each(|config| check_passes(&SyntheticModel::new(config, 5)));
+    }
+
+    fn check_passes(model: &SyntheticModel) {
         let windows: Vec<Vec<u32>> = (0..5).map(|w| (0..150 + w).map(|t| (t * t + 7 * w) % 250).collect()).collect();
         let folder = tempfile::tempdir().unwrap();
         let one_window = 160 * 160 * 4;
         let in_memory = [usize::MAX, 2 * one_window, 0].map(|wide_bytes| Residence::Memory { wide_bytes });
         for residence in in_memory.into_iter().chain([Residence::Spilled(folder.path().to_owned())]) {
-            let mut stream = Stream::new(&model, &windows, Needs::ColumnNorms, 2, &residence).unwrap();
+            let mut stream = Stream::new(model, &windows, Needs::ColumnNorms, 2, &residence).unwrap();
             for index in 0..2 {
-                let layer = Layer::load(&model, stream.engine(), index).unwrap();
+                let layer = Layer::load(model, stream.engine(), index).unwrap();
                 let before = parts(&mut stream);
                 let mut seen = 0;
                 for site in Site::ALL {
@@ -516,14 +628,19 @@ mod tests {
     /// differ by.
     #[test]
     fn the_dense_model_goes_beside() {
-        let (dense, other) = (SyntheticModel::tiny(5), SyntheticModel::tiny(6));
+        for config in configs() {
+            check_beside(&SyntheticModel::new(config.clone(), 5), &SyntheticModel::new(config, 6));
+        }
+    }
+
+    fn check_beside(dense: &SyntheticModel, other: &SyntheticModel) {
         let windows: Vec<Vec<u32>> = (0..10).map(|w| (0..70 + w).map(|t| (t * t + 7 * w) % 250).collect()).collect();
         let folder = tempfile::tempdir().unwrap();
         for residence in [Residence::default(), Residence::Spilled(folder.path().to_owned())] {
-            let mut stream = Stream::new(&dense, &windows, Needs::DenseOutputs, 2, &residence).unwrap();
+            let mut stream = Stream::new(dense, &windows, Needs::DenseOutputs, 2, &residence).unwrap();
             for index in 0..2 {
-                let layer = Layer::load(&other, stream.engine(), index).unwrap();
-                let twin = Layer::load(&dense, stream.engine(), index).unwrap();
+                let layer = Layer::load(other, stream.engine(), index).unwrap();
+                let twin = Layer::load(dense, stream.engine(), index).unwrap();
                 // Hidden states and the dense model's of the window that is held out, the last.
                 let last = |stream: &mut Stream| parts(stream).split_off(18);
                 let before = last(&mut stream);
@@ -536,14 +653,11 @@ mod tests {
                 let after = forward(&twin, &stream.engine, before[1].clone());
                 let (of_last_site, states) = held_out.pop().unwrap();
                 assert!(states[1] == after, "layer {index}");
-                // In relation to the size of the stream.
-                let dim = dense.config().dim;
-                for (t, (after, before)) in after.chunks(dim).zip(states[0].chunks(dim)).enumerate() {
-                    let size = (after.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / dim as f64).sqrt();
-                    for (j, (a, h)) in after.iter().zip(before).enumerate() {
-                        let (found, missing) = (f64::from(of_last_site.beside()[t * dim + j]), f64::from(a - h) / size);
-                        assert!((found - missing).abs() < 1e-4, "layer {index}, {t} {j}: {found}, {missing}");
-                    }
+                let reached = reached(&stream.engine, (&layer, &twin), &of_last_site, &states[0], &before);
+                let after =
+                    if dense.config().post_norms { own_outputs(&stream.engine, &twin, &before[1]) } else { after };
+                for (i, (found, expected)) in reached.iter().zip(&after).enumerate() {
+                    assert!((found - expected).abs() < 2e-4, "layer {index}, {i}: {found}, {expected}");
                 }
                 let inputs = |layer: &Layer, hidden: &[f32]| {
                     let mut inputs = vec![0.0; hidden.len()];
@@ -558,6 +672,58 @@ mod tests {
                 stream.leave(&layer, &mut |_| Ok(())).unwrap();
             }
         }
+    }
+
+    /// The stream behind the layer if its last matrix gives just what is wanted of it; with post-norms, what is wanted. That is
+    /// in relation to the size of the dense stream, and there to its own.
+    fn reached(
+        engine: &Engine,
+        (layer, twin): (&Layer, &Layer),
+        held_out: &HeldOut,
+        hidden: &[f32],
+        before: &[Vec<f32>],
+    ) -> Vec<f32> {
+        let c = engine.config();
+        let (dense, own) = (forward(twin, engine, before[1].clone()), own_outputs(engine, twin, &before[1]));
+        let mut stream = hidden.to_vec();
+        if c.residual.is_parallel() {
+            layer.attn_output(engine, &mut Workspace::new(engine), &attended(engine, layer, hidden), &mut stream);
+        }
+        let rows = stream.chunks_mut(c.dim).zip(held_out.beside().chunks(c.dim));
+        for ((stream, wanted), (dense, own)) in rows.zip(dense.chunks(c.dim).zip(own.chunks(c.dim))) {
+            for (i, (stream, wanted)) in stream.iter_mut().zip(wanted).enumerate() {
+                let wanted = wanted * size(dense, c);
+                let bias = layer.ffn_output_bias().map_or(0.0, |bias| bias[i]);
+                *stream = match c.post_norms {
+                    true => wanted * size(own, c),
+                    false => *stream + c.scales.residual * (wanted + bias),
+                };
+            }
+        }
+        stream
+    }
+
+    fn attended(engine: &Engine, layer: &Layer, hidden: &[f32]) -> Vec<f32> {
+        let c = engine.config();
+        let n = hidden.len() / c.dim;
+        let (mut x, mut out) = (vec![0.0; hidden.len()], vec![0.0; n * c.q_dim()]);
+        layer.attn_input(engine, hidden, &mut x);
+        let mut cache = KvCache::new(c, n, KvType::F32).unwrap();
+        layer.attention(engine, &mut Workspace::new(engine), &mut cache, 0, &x, &mut out);
+        out
+    }
+
+    /// Of the down projection, for a stream before the layer.
+    fn own_outputs(engine: &Engine, layer: &Layer, before: &[f32]) -> Vec<f32> {
+        let (c, mut ws) = (engine.config(), Workspace::new(engine));
+        let n = before.len() / c.dim;
+        let (mut hidden, mut x) = (before.to_vec(), vec![0.0; before.len()]);
+        layer.attn_output(engine, &mut ws, &attended(engine, layer, before), &mut hidden);
+        let mut wide = vec![0.0; n * c.hidden_dim];
+        layer.ffn_input(engine, &hidden, &mut x);
+        layer.ffn_hidden(engine, &mut ws, &x, &mut wide);
+        layer.ffn_product(engine, &mut ws, &wide, &mut x);
+        x
     }
 
     /// Hidden states and the dense model's of every window, in turns.

@@ -2,8 +2,10 @@
 
 use std::ops::Range;
 
+use crate::activation;
 use crate::engine::Engine;
 use crate::kv_cache::KvCache;
+use crate::ops;
 use crate::simd::{Aligned, KEY_BLOCK, Queries};
 
 /// Most threads that share the queries.
@@ -22,6 +24,9 @@ pub(crate) struct Attention {
 #[derive(Default)]
 struct Part {
     queries: Vec<f32>,
+    /// Positions that each query sees, counted from the tile's base.
+    seen: Vec<Range<usize>>,
+    /// How many of a run of the cache each may look at.
     lens: Vec<usize>,
     scores: Vec<f32>,
     singles: Aligned<f32>,
@@ -42,6 +47,8 @@ struct Task<'a> {
     first: usize,
     /// Tokens.
     n: usize,
+    /// Positions that a query sees at most, its own among them.
+    window: usize,
     /// `n x q_dim`.
     q: &'a [f32],
 }
@@ -61,11 +68,19 @@ impl Attention {
     }
 
     /// Softmax attention of the queries `q` (`n x q_dim`) at positions `first..first + n`, which are in the cache
-    /// already, over all positions up to their own; `out` is `n x q_dim`.
-    pub(crate) fn attend(&mut self, engine: &Engine, cache: &KvCache, first: usize, q: &[f32], out: &mut [f32]) {
+    /// already, over the positions up to their own, the last `window` of them if there is one; `out` is `n x q_dim`.
+    pub(crate) fn attend(
+        &mut self,
+        engine: &Engine,
+        cache: &KvCache,
+        first: usize,
+        window: Option<usize>,
+        q: &[f32],
+        out: &mut [f32],
+    ) {
         let c = engine.config();
         let n = q.len() / c.q_dim();
-        let task = Task { engine, cache, first, n, q };
+        let task = Task { engine, cache, first, n, window: window.unwrap_or(usize::MAX), q };
         // For one token the order of the results is the output's own.
         self.by_kv_head.resize(out.len(), 0.0);
         let results = if n == 1 { &mut *out } else { &mut self.by_kv_head[..] };
@@ -97,12 +112,13 @@ impl Task<'_> {
     ) -> &'j mut [Option<Job<'a>>] {
         let c = self.engine.config();
         let count = parts.len();
-        let total: usize = (self.first + 1..=self.first + self.n).sum::<usize>() * c.n_heads;
+        let total: usize =
+            (self.first + 1..=self.first + self.n).map(|len| len.min(self.window)).sum::<usize>() * c.n_heads;
         let (mut start, mut done) = (0, 0);
         for (i, part) in parts.iter_mut().enumerate() {
             let mut end = start;
             while end < self.n * c.n_heads && (done < total / count * (i + 1) || i + 1 == count) {
-                done += self.len_of(end);
+                done += self.seen_by(end).len();
                 end += 1;
             }
             let (now, later) = out.split_at_mut((end - start) * c.head_dim);
@@ -128,25 +144,56 @@ impl Task<'_> {
 
     fn run_tile(&self, kv_head: usize, tile: Range<usize>, part: &mut Part, out: &mut [f32]) {
         let c = self.engine.config();
-        let Part { queries, lens, scores, singles } = part;
+        let Part { queries, seen, lens, scores, singles } = part;
         queries.clear();
-        lens.clear();
+        seen.clear();
+        // Scores are counted from the first key block that any of the queries looks into.
+        let base = tile.clone().map(|i| self.seen_by(i).start).min().unwrap_or(0) / KEY_BLOCK * KEY_BLOCK;
         for i in tile {
             let at = self.token_of(i) * c.q_dim() + self.head_of(i) * c.head_dim;
             queries.extend_from_slice(&self.q[at..at + c.head_dim]);
-            lens.push(self.len_of(i));
+            let Range { start, end } = self.seen_by(i);
+            seen.push(start - base..end - base);
         }
-        let stride = (self.first + self.n).next_multiple_of(KEY_BLOCK);
-        if scores.len() < lens.len() * stride {
-            scores.resize(lens.len() * stride, 0.0);
+        let stride = (self.first + self.n - base).next_multiple_of(KEY_BLOCK);
+        if scores.len() < seen.len() * stride {
+            scores.resize(seen.len() * stride, 0.0);
         }
-        let q = Queries { dim: c.head_dim, queries, lens, stride };
         let kernels = self.engine.kernels();
-        kernels.scores(&q, self.cache.keys(kv_head), singles, scores);
-        for (&len, scores) in lens.iter().zip(scores.chunks_exact_mut(stride)) {
-            kernels.softmax(&mut scores[..len], 1.0 / (c.head_dim as f32).sqrt());
+        let end = base + seen.iter().map(|seen| seen.end).max().unwrap_or(0);
+        for run in self.cache.runs(base..end) {
+            let at = run.first - base;
+            fill_lens(lens, seen, at..at + run.len);
+            let q = Queries { dim: c.head_dim, queries, lens, stride };
+            kernels.scores(&q, self.cache.keys(kv_head, &run), singles, &mut scores[at..]);
         }
-        kernels.mix(&q, self.cache.values(kv_head), singles, scores, out);
+        for (seen, scores) in seen.iter().zip(scores.chunks_exact_mut(stride)) {
+            self.weigh(seen, scores);
+        }
+        out.fill(0.0);
+        for run in self.cache.runs(base..end) {
+            let at = run.first - base;
+            fill_lens(lens, seen, at..at + run.len);
+            let q = Queries { dim: c.head_dim, queries, lens, stride };
+            kernels.mix(&q, self.cache.values(kv_head, &run), singles, &scores[at..], out);
+        }
+    }
+
+    /// Scores to weights, of the positions `seen`; of those before, to zero.
+    ///
+    /// It begins with a whole key block, so that sums are the same wherever the tile begins.
+    fn weigh(&self, seen: &Range<usize>, scores: &mut [f32]) {
+        let (c, kernels) = (self.engine.config(), self.engine.kernels());
+        let looked_at = &mut scores[seen.start / KEY_BLOCK * KEY_BLOCK..seen.end];
+        let mut scale = c.attention_scale();
+        if let Some(cap) = c.scales.attention_cap {
+            ops::scale(looked_at, scale);
+            activation::soft_cap(looked_at, cap);
+            scale = 1.0;
+        }
+        looked_at[..seen.start % KEY_BLOCK].fill(f32::NEG_INFINITY);
+        kernels.softmax(looked_at, scale);
+        scores[..seen.start].fill(0.0);
     }
 
     fn token_of(&self, query: usize) -> usize {
@@ -160,7 +207,14 @@ impl Task<'_> {
     }
 
     /// Positions that a query sees.
-    fn len_of(&self, query: usize) -> usize {
-        self.first + self.token_of(query) + 1
+    fn seen_by(&self, query: usize) -> Range<usize> {
+        let end = self.first + self.token_of(query) + 1;
+        end.saturating_sub(self.window)..end
     }
+}
+
+/// Of each query, how many positions of the run `at` it may look at.
+fn fill_lens(lens: &mut Vec<usize>, seen: &[Range<usize>], at: Range<usize>) {
+    lens.clear();
+    lens.extend(seen.iter().map(|seen| seen.end.clamp(at.start, at.end) - at.start));
 }

@@ -20,11 +20,26 @@ pub enum KvType {
 
 /// Keys and values of one layer. Values lie as `(kv head, position, dimension)`, dimension fastest; keys as
 /// `(kv head, block of positions, dimension, position)`, position fastest, so that every lane of a register is a key.
+///
+/// A layer with a window keeps no more positions than the window needs: position `p` has slot `p % slots`.
 pub struct KvCache {
     context: usize,
+    /// As many as `context`, or fewer, in whole key blocks.
+    slots: usize,
+    /// Tokens that can be put before they are attended to.
+    batch: usize,
     head_dim: usize,
     keys: Store,
     values: Store,
+}
+
+/// Positions that lie one after another in the cache.
+pub(crate) struct Run {
+    /// The first of them.
+    pub(crate) first: usize,
+    pub(crate) len: usize,
+    /// The slot of the first.
+    slot: usize,
 }
 
 enum Store {
@@ -33,12 +48,24 @@ enum Store {
 }
 
 impl KvCache {
-    /// Room for `context` positions of one layer of `config`.
+    /// Room for `context` positions of one layer of `config`, whichever.
     pub fn new(config: &Config, context: usize, kind: KvType) -> Result<Self, Error> {
-        let len = config.kv_dim().saturating_mul(context);
-        let padded = config.kv_dim().saturating_mul(context.div_ceil(KEY_BLOCK).saturating_mul(KEY_BLOCK));
+        Self::with_slots(config, context, context, usize::MAX, kind)
+    }
+
+    /// Room for as many of the last of `context` positions as layer `index` looks at, fed `batch` tokens at a time.
+    pub fn of_layer(config: &Config, index: usize, context: usize, batch: usize, kind: KvType) -> Result<Self, Error> {
+        match slots(config, index, context, batch) {
+            slots if slots < context => Self::with_slots(config, context, slots, batch, kind),
+            _ => Self::new(config, context, kind),
+        }
+    }
+
+    fn with_slots(config: &Config, context: usize, slots: usize, batch: usize, kind: KvType) -> Result<Self, Error> {
+        let len = config.kv_dim().saturating_mul(slots);
+        let padded = config.kv_dim().saturating_mul(slots.div_ceil(KEY_BLOCK).saturating_mul(KEY_BLOCK));
         let (keys, values) = (Store::new(kind, padded)?, Store::new(kind, len)?);
-        Ok(KvCache { context, head_dim: config.head_dim, keys, values })
+        Ok(KvCache { context, slots, batch, head_dim: config.head_dim, keys, values })
     }
 
     /// Bytes that a cache of one layer takes.
@@ -50,36 +77,71 @@ impl KvCache {
         config.kv_dim().saturating_mul(context.saturating_add(KEY_BLOCK)).saturating_mul(2 * value)
     }
 
-    pub(crate) fn context(&self) -> usize {
-        self.context
+    /// Bytes that the caches of all layers take, each as [`Self::of_layer`].
+    pub fn byte_len_of_layers(config: &Config, context: usize, batch: usize, kind: KvType) -> usize {
+        let of_layer = |index| Self::byte_len(config, slots(config, index, context, batch).min(context), kind);
+        (0..config.n_layers).map(of_layer).fold(0, usize::saturating_add)
+    }
+
+    /// Refuses what there is no room for: `n` tokens at positions from `first` on.
+    pub(crate) fn check_room(&self, first: usize, n: usize) {
+        assert!(first + n <= self.context, "{n} positions from {first} in a cache of {}", self.context);
+        assert!(n <= self.batch, "{n} positions together in a cache of {} for {} together", self.slots, self.batch);
+    }
+
+    /// Whether what is before `position` can still be looked at, up to `window` positions, after all before `end` were put.
+    pub(crate) fn reaches_back(&self, position: usize, end: usize, window: Option<usize>) -> bool {
+        let oldest = window.map_or(0, |window| position.saturating_sub(window - 1));
+        let (oldest, newest) = (oldest / KEY_BLOCK, end.saturating_sub(1) / KEY_BLOCK);
+        self.slots == self.context || newest.saturating_sub(oldest) < self.slots / KEY_BLOCK
+    }
+
+    /// The runs that hold some positions, of which the first begins a key block.
+    pub(crate) fn runs(&self, positions: Range<usize>) -> impl Iterator<Item = Run> + use<> {
+        let (slots, mut first, end) = (self.slots, positions.start, positions.end);
+        std::iter::from_fn(move || {
+            let slot = first % slots;
+            let run = Run { first, len: (end - first).min(slots - slot), slot };
+            first += run.len;
+            (run.len > 0).then_some(run)
+        })
     }
 
     /// Stores the keys and values (all kv heads, `head_dim` each) of one position.
     pub(crate) fn put(&mut self, kernels: &Kernels, position: usize, key: &[f32], value: &[f32]) {
         let d = self.head_dim;
-        let (block, lane) = (position / KEY_BLOCK, position % KEY_BLOCK);
+        let slot = position % self.slots;
+        let (block, lane) = (slot / KEY_BLOCK, slot % KEY_BLOCK);
         for (head, (key, value)) in key.chunks_exact(d).zip(value.chunks_exact(d)).enumerate() {
             let keys = head * self.keys_of_a_head() + block * d * KEY_BLOCK + lane;
             self.keys.put(kernels, keys, KEY_BLOCK, key);
-            self.values.put(kernels, (head * self.context + position) * d, 1, value);
+            self.values.put(kernels, (head * self.slots + slot) * d, 1, value);
         }
     }
 
-    /// The keys of a kv head.
-    pub(crate) fn keys(&self, head: usize) -> Cached<'_> {
+    /// The keys of a kv head from a run's first on.
+    pub(crate) fn keys(&self, head: usize, run: &Run) -> Cached<'_> {
         let n = self.keys_of_a_head();
-        self.keys.part(head * n..(head + 1) * n)
+        self.keys.part(head * n + run.slot * self.head_dim..(head + 1) * n)
     }
 
-    /// The values of a kv head.
-    pub(crate) fn values(&self, head: usize) -> Cached<'_> {
-        let n = self.context * self.head_dim;
-        self.values.part(head * n..(head + 1) * n)
+    /// The values of a kv head from a run's first on.
+    pub(crate) fn values(&self, head: usize, run: &Run) -> Cached<'_> {
+        let n = self.slots * self.head_dim;
+        self.values.part(head * n + run.slot * self.head_dim..(head + 1) * n)
     }
 
     fn keys_of_a_head(&self) -> usize {
-        self.context.next_multiple_of(KEY_BLOCK) * self.head_dim
+        self.slots.next_multiple_of(KEY_BLOCK) * self.head_dim
     }
+}
+
+/// Slots that layer `index` needs: key blocks for its window and for the tokens that are put together, both of which may
+/// begin within one.
+fn slots(config: &Config, index: usize, context: usize, batch: usize) -> usize {
+    let Some(window) = config.window_of(index) else { return context };
+    let blocks = window.saturating_add(batch).div_ceil(KEY_BLOCK).saturating_add(1);
+    blocks.saturating_mul(KEY_BLOCK)
 }
 
 impl Store {

@@ -3,6 +3,7 @@
 //! It runs what a [`spm::Checkpoint`] says and knows no model family by name. It does not print, read the
 //! environment, or end the process.
 
+mod activation;
 mod attention;
 mod engine;
 mod error;
@@ -12,6 +13,7 @@ mod kv_cache;
 pub mod likelihood;
 mod linear;
 mod model;
+mod norm;
 mod ops;
 mod pool;
 mod sampler;
@@ -30,4 +32,4 @@ pub use sampler::{Sampler, SamplerOptions};
 pub use session::{Session, SessionOptions};
 pub use text::{PieceDecoder, StopStrings};
 pub use tokenizer::{Special, Splitter, Tokenizer};
-pub use transformer::{Layer, LayerIo, Workspace, embed};
+pub use transformer::{Layer, LayerIo, Workspace, embed, load_positions};

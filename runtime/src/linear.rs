@@ -62,6 +62,10 @@ impl Linear {
         &self.weights
     }
 
+    pub(crate) fn bias(&self) -> Option<&[f32]> {
+        self.bias.as_deref()
+    }
+
     /// Bytes that multiplying by it reads.
     pub(crate) fn byte_len(&self) -> usize {
         self.weights.bytes_of_rows(0..self.rows)

@@ -2,18 +2,23 @@
 
 use spm::{Checkpoint, Config, Matrix};
 
+use crate::activation;
 use crate::engine::{Engine, EngineOptions};
 use crate::error::Error;
 use crate::linear::{Linear, load_vector};
-use crate::transformer::{Layer, Workspace};
+use crate::norm::Norm;
+use crate::ops;
+use crate::transformer::{Layer, Workspace, embed, load_positions};
 
 /// All weights, checked against the shape once.
 pub struct Model {
     engine: Engine,
     embedding: Linear,
+    positions: Option<Vec<f32>>,
     layers: Vec<Layer>,
-    norm: Vec<f32>,
+    norm: Norm,
     head: Option<Linear>,
+    head_bias: Option<Vec<f32>>,
 }
 
 impl Model {
@@ -28,9 +33,11 @@ impl Model {
             (true, rows) if rows < c.vocab_size => Some(embedding.first_rows(rows)),
             (true, _) => None,
         };
-        let norm = load_vector(from, "output_norm.weight", c.dim)?;
+        let positions = load_positions(from)?;
+        let norm = Norm::load(from, "output_norm", c.norm, c.dim)?;
+        let head_bias = c.head_bias.then(|| load_vector(from, "output.bias", c.head_rows())).transpose()?;
         let layers = (0..c.n_layers).map(|i| Layer::load(from, &engine, i)).collect::<Result<_, _>>()?;
-        Ok(Model { embedding, layers, norm, head, engine })
+        Ok(Model { embedding, positions, layers, norm, head, head_bias, engine })
     }
 
     /// The shape.
@@ -47,7 +54,7 @@ impl Model {
     pub fn bytes_per_token(&self) -> usize {
         let body: usize = self.layers.iter().flat_map(Layer::matrices).map(Matrix::byte_len).sum();
         let row = self.embedding.weights().byte_len() / self.embedding.weights().rows();
-        let norms = (2 * self.layers.len() + 1) * self.config().dim * 4;
+        let norms = self.layers.iter().map(Layer::norm_bytes).sum::<usize>() + self.norm.byte_len();
         body + row + norms + self.head().byte_len()
     }
 
@@ -76,19 +83,26 @@ impl Model {
     /// tokens that a shortlist leaves out. `normed` is scratch, as long as `hidden`.
     pub fn logits(&self, ws: &mut Workspace, hidden: &[f32], normed: &mut [f32], logits: &mut [f32]) {
         let c = self.config();
-        for (hidden, normed) in hidden.chunks_exact(c.dim).zip(normed.chunks_exact_mut(c.dim)) {
-            self.engine.kernels().rms_norm(hidden, &self.norm, c.norm_eps, normed);
-        }
+        self.norm.apply(&self.engine, hidden, normed);
         let n = hidden.len() / c.dim;
-        ws.product(&self.engine, self.head(), normed, &mut logits[..n * c.head_rows()]);
+        let of_rows = &mut logits[..n * c.head_rows()];
+        ws.product(&self.engine, self.head(), normed, of_rows);
+        if let Some(bias) = &self.head_bias {
+            of_rows.chunks_exact_mut(bias.len()).for_each(|logits| ops::add(logits, bias));
+        }
+        ops::scale(of_rows, c.scales.logits);
+        if let Some(cap) = c.scales.logits_cap {
+            activation::soft_cap(of_rows, cap);
+        }
         if let Some(list) = &c.shortlist {
             spread(list.ids(), c.vocab_size, logits);
         }
     }
 
-    /// The embedding, `vocab_size x dim`.
-    pub fn embedding(&self) -> &Matrix {
-        self.embedding.weights()
+    /// Writes the stream of `tokens` at positions `first..`, before the first layer, to `hidden` (`n x dim`).
+    pub fn embed(&self, tokens: &[u32], first: usize, hidden: &mut [f32]) -> Result<(), Error> {
+        let read = |row, out: &mut [f32]| self.embedding.weights().read_rows(row, out);
+        embed(self.config(), read, self.positions.as_deref(), tokens, first, hidden)
     }
 
     /// The decoder layers, in order.

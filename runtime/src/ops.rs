@@ -18,6 +18,23 @@ pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     }
 }
 
+/// `out = (x - mean) / sqrt(var + eps) * weight + bias`, sums in eight lanes as [`rms_norm`]'s (LayerNorm, Ba et al. 2016).
+pub(crate) fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
+    let sum_of = |term: &dyn Fn(f32) -> f32| {
+        let mut lanes = [0.0f32; 8];
+        for x in x.chunks(8) {
+            lanes.iter_mut().zip(x).for_each(|(lane, v)| *lane += term(*v));
+        }
+        sum_lanes(lanes)
+    };
+    let mean = sum_of(&|v| v) / x.len() as f32;
+    let variance = sum_of(&|v| (v - mean) * (v - mean)) / x.len() as f32;
+    let scale = 1.0 / (variance + eps).sqrt();
+    for ((o, v), (w, b)) in out.iter_mut().zip(x).zip(weight.iter().zip(bias)) {
+        *o = (v - mean) * scale * w + b;
+    }
+}
+
 /// `gate = silu(gate) * up`, `silu(v) = v / (1 + exp(-v))` (SwiGLU, Shazeer 2020).
 #[inline(always)]
 pub(crate) fn swiglu(gate: &mut [f32], up: &[f32]) {
@@ -48,6 +65,13 @@ pub(crate) fn softmax(scores: &mut [f32], scale: f32) {
     scores.iter_mut().for_each(|s| *s *= inverse);
 }
 
+/// `x *= factor`, unless that changes nothing.
+pub(crate) fn scale(x: &mut [f32], factor: f32) {
+    if factor != 1.0 {
+        x.iter_mut().for_each(|v| *v *= factor);
+    }
+}
+
 /// `a += b`.
 pub(crate) fn add(a: &mut [f32], b: &[f32]) {
     a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
@@ -55,7 +79,7 @@ pub(crate) fn add(a: &mut [f32], b: &[f32]) {
 
 /// e^x to within 2 units in the last place: x = n ln 2 + r, a polynomial of degree 6 in r, scaled by 2^n.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer.
     const ROUND: f32 = 12_582_912.0;
     const LN2_HIGH: f32 = 0.693_359_4;
@@ -145,6 +169,21 @@ mod tests {
             assert!(error < 2.5e-7, "exp({x}): relative error {error}");
         }
         assert_eq!(exp(f32::NEG_INFINITY), exp(-87.0));
+    }
+
+    #[test]
+    fn layer_norm_is_the_published_formula() {
+        let x: Vec<f32> = (0..11).map(|i| (i * i % 7) as f32 - 1.5).collect();
+        let (weight, bias): (Vec<f32>, Vec<f32>) = (0..11).map(|i| (1.0 + i as f32 / 10.0, i as f32 - 5.0)).unzip();
+        let mut out = [0.0; 11];
+        layer_norm(&x, &weight, &bias, 1e-5, &mut out);
+        let mean = x.iter().map(|v| f64::from(*v)).sum::<f64>() / 11.0;
+        let variance = x.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / 11.0;
+        for i in 0..11 {
+            let expected =
+                (f64::from(x[i]) - mean) / (variance + 1e-5).sqrt() * f64::from(weight[i]) + f64::from(bias[i]);
+            assert!((f64::from(out[i]) - expected).abs() < 1e-5, "{i}: {} and {expected}", out[i]);
+        }
     }
 
     #[test]

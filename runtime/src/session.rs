@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::kv_cache::{KvCache, KvType};
 use crate::linear::zeroed;
 use crate::model::Model;
-use crate::transformer::{LayerIo, Workspace, embed};
+use crate::transformer::{LayerIo, Workspace};
 
 /// Tokens whose logits [`Session::feed_each`] computes together.
 const HEAD_BATCH: usize = 16;
@@ -37,6 +37,8 @@ pub struct Session {
     context: usize,
     batch: usize,
     position: usize,
+    /// The most positions that were in the caches since the beginning.
+    end: usize,
     ws: Workspace,
     io: LayerIo,
     logits: Vec<f32>,
@@ -48,16 +50,20 @@ impl Session {
         let c = model.config();
         let context = match options.context {
             0 => c.context_len,
+            // There is no embedding for later ones.
+            n if c.learned_positions => n.min(c.context_len),
             n => n,
         };
-        let cache = || KvCache::new(c, context, options.kv);
+        let batch = options.batch.max(1);
+        let cache = |index| KvCache::of_layer(c, index, context, batch, options.kv);
         let mut ws = Workspace::new(model.engine());
         ws.reserve(context);
         Ok(Session {
-            caches: (0..c.n_layers).map(|_| cache()).collect::<Result<_, _>>()?,
+            caches: (0..c.n_layers).map(cache).collect::<Result<_, _>>()?,
             context,
-            batch: options.batch.max(1),
+            batch,
             position: 0,
+            end: 0,
             ws,
             io: LayerIo::default(),
             logits: zeroed("the logits", c.vocab_size)?,
@@ -67,14 +73,14 @@ impl Session {
 
     /// Bytes that [`Session::new`] allocates for the keys and values of `context` positions.
     pub fn cache_bytes(model: &Model, context: usize, kv: KvType) -> usize {
-        KvCache::byte_len(model.config(), context, kv).saturating_mul(model.config().n_layers)
+        KvCache::byte_len_of_layers(model.config(), context, SessionOptions::default().batch, kv)
     }
 
     /// About how many bytes a session of `context` positions allocates: keys, values, and scratch for a prompt.
     pub fn memory_needed(config: &Config, context: usize, kv: KvType) -> usize {
         let context = if context == 0 { config.context_len } else { context };
-        let cache = KvCache::byte_len(config, context, kv).saturating_mul(config.n_layers);
         let batch = SessionOptions::default().batch;
+        let cache = KvCache::byte_len_of_layers(config, context, batch, kv);
         let widths = 4 * config.dim + 3 * config.q_dim() + 2 * config.kv_dim() + 4 * config.hidden_dim;
         let scores = context.saturating_mul(64);
         [widths.saturating_mul(batch * 4), config.vocab_size * 8, scores].into_iter().fold(cache, usize::saturating_add)
@@ -95,9 +101,14 @@ impl Session {
         self.position
     }
 
-    /// Forgets all but the first `position` tokens.
-    pub fn truncate(&mut self, position: usize) {
-        self.position = self.position.min(position);
+    /// Forgets all but the first `position` tokens, and returns how many are left: none if layers with a window no longer have
+    /// what these saw, and the text has to be fed again.
+    pub fn truncate(&mut self, position: usize) -> usize {
+        let position = position.min(self.position);
+        let layers = self.model.layers().iter().zip(&self.caches);
+        let reach = layers.into_iter().all(|(layer, cache)| cache.reaches_back(position, self.end, layer.window()));
+        self.position = if reach { position } else { 0 };
+        self.position
     }
 
     /// Feeds `tokens` and returns the logits after the last of them (`vocab_size`; empty input: as before). Of tokens
@@ -153,11 +164,14 @@ impl Session {
         let Session { model, caches, position, ws, io, .. } = self;
         let engine = model.engine();
         io.resize(engine, tokens.len());
-        embed(model.config(), model.embedding(), tokens, &mut io.hidden)?;
+        model.embed(tokens, *position, &mut io.hidden)?;
         for (layer, cache) in model.layers().iter().zip(caches) {
             layer.forward(engine, ws, cache, *position, io);
         }
+        // From the beginning on, what other texts left in the caches does not matter.
+        self.end = if self.position == 0 { 0 } else { self.end };
         self.position += tokens.len();
+        self.end = self.end.max(self.position);
         Ok(())
     }
 

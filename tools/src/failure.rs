@@ -70,6 +70,15 @@ impl From<gguf::Error> for Failure {
     }
 }
 
+impl From<hf::Error> for Failure {
+    fn from(error: hf::Error) -> Self {
+        match error.is_io() {
+            true => Failure::Runtime(error.to_string()),
+            false => Failure::BadFile(error.to_string()),
+        }
+    }
+}
+
 impl From<runtime::Error> for Failure {
     fn from(error: runtime::Error) -> Self {
         use runtime::Error as E;

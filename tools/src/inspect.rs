@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use serde_json::{Value, json};
-use spm::{Checkpoint, TensorInfo};
+use spm::{Checkpoint, Config, TensorInfo};
 
 use crate::open::AnyModel;
 use crate::process::megabytes;
@@ -85,6 +85,7 @@ fn facts(model: &AnyModel) -> Vec<(&'static str, Value)> {
             json!(match model {
                 AnyModel::Sparse(_) => "sparse model file",
                 AnyModel::Gguf(_) => "GGUF",
+                AnyModel::Folder(_) => "Hugging Face folder",
             }),
         ),
         ("layers", json!(c.n_layers)),
@@ -103,6 +104,7 @@ fn facts(model: &AnyModel) -> Vec<(&'static str, Value)> {
         ("tied head", json!(c.tied_head)),
         ("qkv bias", json!(c.qkv_bias)),
     ];
+    all.extend(unusual(c));
     if let Some(v) = model.checkpoint().vocabulary() {
         all.push(("tokenizer", json!(format!("{:?} {}", v.kind, v.pre).trim())));
         all.push(("tokens", json!(v.tokens.len())));
@@ -125,6 +127,37 @@ fn facts(model: &AnyModel) -> Vec<(&'static str, Value)> {
         ]);
     }
     all
+}
+
+/// What a plain decoder does not have.
+fn unusual(c: &Config) -> Vec<(&'static str, Value)> {
+    let plain = Config::new(c.n_layers, c.dim, c.hidden_dim, c.n_heads, c.n_kv_heads);
+    let name = |value: &dyn std::fmt::Debug| json!(format!("{value:?}").to_lowercase());
+    let windowed = (0..c.n_layers).filter(|i| c.window_of(*i).is_some()).count();
+    let unturned = (0..c.n_layers).filter(|i| c.rope_of(*i).is_none()).count();
+    let all = [
+        ("norm", name(&c.norm), c.norm != plain.norm),
+        ("activation", name(&c.activation), c.activation != plain.activation),
+        ("gated feed-forward", json!(c.gated), !c.gated),
+        ("attention output bias", json!(c.attn_output_bias), c.attn_output_bias),
+        ("feed-forward bias", json!(c.ffn_bias), c.ffn_bias),
+        ("head bias", json!(c.head_bias), c.head_bias),
+        ("normalised heads", json!(c.qk_norm), c.qk_norm),
+        ("norms after blocks", json!(c.post_norms), c.post_norms),
+        ("residual", name(&c.residual), c.residual != plain.residual),
+        ("learned positions", json!(c.learned_positions), c.learned_positions),
+        ("window", json!(c.window), windowed > 0),
+        ("layers with a window", json!(windowed), windowed > 0),
+        ("layers without rope", json!(unturned), unturned > 0),
+        ("local rope base", json!(c.local_rope.as_ref().map(|rope| rope.base)), c.local_rope.is_some()),
+        ("embedding scale", json!(c.scales.embedding), c.scales.embedding != 1.0),
+        ("residual scale", json!(c.scales.residual), c.scales.residual != 1.0),
+        ("attention scale", json!(c.scales.attention), c.scales.attention.is_some()),
+        ("logits scale", json!(c.scales.logits), c.scales.logits != 1.0),
+        ("attention cap", json!(c.scales.attention_cap), c.scales.attention_cap.is_some()),
+        ("logits cap", json!(c.scales.logits_cap), c.scales.logits_cap.is_some()),
+    ];
+    all.into_iter().filter(|(.., is_unusual)| *is_unusual).map(|(key, value, _)| (key, value)).collect()
 }
 
 /// Text from a file may hold anything; a terminal gets it without control characters.

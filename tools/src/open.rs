@@ -1,11 +1,12 @@
-//! Opens a model whatever its format, told by its first bytes and not by its name.
+//! Opens a model whatever its format, told by its first bytes and not by its name; a folder is a Hugging Face model.
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use gguf::GgufModel;
+use hf::HfModel;
 use spm::{Checkpoint, Load, SparseModel, Vocabulary};
 
 use crate::failure::Failure;
@@ -32,6 +33,8 @@ pub enum AnyModel {
     Sparse(Box<SparseModel>),
     /// A GGUF file.
     Gguf(Box<GgufModel>),
+    /// A Hugging Face folder.
+    Folder(Box<HfModel>),
 }
 
 impl AnyModel {
@@ -42,10 +45,22 @@ impl AnyModel {
 
     /// Opens `path` to run it.
     pub fn open_with(path: &Path, mode: LoadMode) -> Result<Self, Failure> {
+        if path.is_dir() {
+            return Ok(AnyModel::Folder(Box::new(HfModel::open(path)?)));
+        }
         Ok(match begins_with_gguf(path) {
             true => AnyModel::Gguf(Box::new(GgufModel::open(path)?)),
             false => AnyModel::Sparse(Box::new(SparseModel::open_with(path, how_to_load(path, mode)?)?)),
         })
+    }
+
+    /// The files that it was read from, opened as `path`.
+    pub fn files(&self, path: &Path) -> Vec<PathBuf> {
+        match self {
+            AnyModel::Sparse(_) => vec![path.to_owned()],
+            AnyModel::Gguf(model) => model.shard_paths().to_vec(),
+            AnyModel::Folder(model) => model.paths(),
+        }
     }
 
     /// What the rest of the workspace reads.
@@ -53,6 +68,7 @@ impl AnyModel {
         match self {
             AnyModel::Sparse(model) => &**model,
             AnyModel::Gguf(model) => &**model,
+            AnyModel::Folder(model) => &**model,
         }
     }
 }
@@ -78,8 +94,11 @@ fn automatic(needed: u64, available: Option<u64>, huge_pages: bool) -> Load {
     }
 }
 
-/// Only the vocabulary: of a GGUF file that need not hold a model.
+/// Only the vocabulary: of a GGUF file, that need not hold a model.
 pub fn open_vocabulary(path: &Path) -> Result<Option<Vocabulary>, Failure> {
+    if path.is_dir() {
+        return Ok(HfModel::open(path)?.vocabulary().cloned());
+    }
     Ok(match begins_with_gguf(path) {
         true => gguf::read_vocabulary(path)?,
         false => SparseModel::open(path)?.vocabulary().cloned(),

@@ -86,12 +86,14 @@ pub enum Error {
         problem: String,
     },
     /// No reader for this model family.
-    #[error("{}: architecture `{architecture}` is not supported; this program runs: {known}", path.display())]
+    #[error("{}: architecture `{architecture}` {reason}; this program runs: {known}", path.display())]
     Architecture {
         /// The file.
         path: PathBuf,
         /// What the file says.
         architecture: String,
+        /// Why not.
+        reason: &'static str,
         /// The families there are.
         known: String,
     },

@@ -23,6 +23,7 @@
 mod dequant;
 mod error;
 mod family;
+mod fused;
 mod ggml_type;
 mod imatrix;
 mod keys;

@@ -12,6 +12,7 @@ use spm::{Bytes, Checkpoint, Config, Encoding, Matrix, TensorInfo, Vocabulary, m
 use crate::dequant::expand;
 use crate::error::Error;
 use crate::family;
+use crate::fused;
 use crate::ggml_type::GgmlType;
 use crate::reader::{GgufFile, Tensor};
 use crate::requantize::{lossless, repack, to_q8};
@@ -26,8 +27,8 @@ pub struct GgufModel {
     config: Config,
     vocabulary: Option<Vocabulary>,
     tensors: Vec<TensorInfo>,
-    /// For each tensor: which shard, and which of its tensors.
-    places: Vec<(usize, usize)>,
+    /// For each tensor: which shard, and where in it. Fused ones are several here.
+    places: Vec<(usize, Tensor)>,
     by_name: HashMap<String, usize>,
 }
 
@@ -35,14 +36,15 @@ impl GgufModel {
     /// Opens the model at `path`, a single file or the first of several.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let shards = split::open_all(path)?;
-        let config = family::resolve(&shards)?;
+        let (family, config) = family::resolve(&shards)?;
         let vocabulary = tokenizer::read(&shards[0])?;
+        let places = fused::split(&shards, family.fused, &config);
         let model = GgufModel {
             paths: shards.iter().map(|s| s.path().to_owned()).collect(),
             name: name(&shards[0]),
-            by_name: shards.iter().flat_map(|s| s.tensors()).zip(0..).map(|(t, i)| (t.name.clone(), i)).collect(),
-            tensors: shards.iter().flat_map(|s| s.tensors()).map(info).collect(),
-            places: places(&shards),
+            by_name: places.iter().zip(0..).map(|((_, t), i)| (t.name.clone(), i)).collect(),
+            tensors: places.iter().map(|(_, t)| info(t)).collect(),
+            places,
             shards,
             config,
             vocabulary,
@@ -105,9 +107,8 @@ impl GgufModel {
     }
 
     fn place(&self, name: &str) -> Option<(&GgufFile, &Tensor)> {
-        let (shard, index) = *self.places.get(*self.by_name.get(name)?)?;
-        let shard = self.shards.get(shard)?;
-        Some((shard, shard.tensors().get(index)?))
+        let (shard, tensor) = self.places.get(*self.by_name.get(name)?)?;
+        Some((self.shards.get(*shard)?, tensor))
     }
 }
 
@@ -240,10 +241,6 @@ fn info(tensor: &Tensor) -> TensorInfo {
         kept: tensor.rows() as u64 * tensor.cols() as u64,
         bytes: tensor.range.len() as u64,
     }
-}
-
-fn places(shards: &[GgufFile]) -> Vec<(usize, usize)> {
-    shards.iter().enumerate().flat_map(|(s, shard)| (0..shard.tensors().len()).map(move |i| (s, i))).collect()
 }
 
 fn name(file: &GgufFile) -> String {

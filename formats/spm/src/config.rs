@@ -3,7 +3,7 @@
 //! A model family is a way to *fill* this struct (`formats/gguf/src/family/`); the runtime reads nothing
 //! else, so it runs what the file says, not what the file is called.
 
-use crate::error::Error;
+use crate::rope::{Rope, RopeLayout};
 use crate::shortlist::Shortlist;
 
 /// Upper bounds that every opened model must respect, so that no size computed from them can overflow.
@@ -21,6 +21,9 @@ pub mod limits {
     /// Bytes of one vocabulary entry.
     pub const TOKEN_BYTES: usize = 1 << 16;
 }
+
+/// The table of learned positions.
+pub const POSITIONS: &str = "position_embd.weight";
 
 /// A decoder, in Llama's words.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,10 +45,20 @@ pub struct Config {
     pub vocab_size: usize,
     /// Positions the model was trained for.
     pub context_len: usize,
-    /// Epsilon of the RMS norms.
+    /// How the stream is normalised.
+    pub norm: Norm,
+    /// Epsilon of all norms.
     pub norm_eps: f32,
     /// Rotary position embedding.
     pub rope: Rope,
+    /// Another one, for the layers that name it.
+    pub local_rope: Option<Rope>,
+    /// A row of `position_embd.weight` (`context_len x dim`) is added to the embedding of each token.
+    pub learned_positions: bool,
+    /// Positions that a token of a windowed layer sees, its own among them.
+    pub window: Option<usize>,
+    /// What differs between layers, one entry each; all are [`LayerKind::default`] if there is none.
+    pub layers: Vec<LayerKind>,
     /// The head is the embedding matrix: the file has no `output.weight`.
     pub tied_head: bool,
     /// The tokens that the head has rows for; all if `None`. With a tied head, the rows of the embedding are in the
@@ -53,33 +66,109 @@ pub struct Config {
     pub shortlist: Option<Shortlist>,
     /// Query, key and value projections have biases.
     pub qkv_bias: bool,
+    /// The attention's output projection has a bias.
+    pub attn_output_bias: bool,
+    /// The projections of the feed-forward block have biases.
+    pub ffn_bias: bool,
+    /// The output head has a bias.
+    pub head_bias: bool,
+    /// Every head of queries and keys is normalised (RMS, one weight a dimension) before it turns.
+    pub qk_norm: bool,
+    /// What attention and feed-forward block add to the stream is normalised (RMS) before.
+    pub post_norms: bool,
+    /// How a layer's two blocks follow each other.
+    pub residual: Residual,
+    /// The non-linearity of the feed-forward block.
+    pub activation: Activation,
+    /// The feed-forward block is `down(act(gate x) * up x)`, else `down(act(up x))`.
+    pub gated: bool,
+    /// Factors, and bounds of scores.
+    pub scales: Scales,
 }
 
-/// Rotary position embedding with every scaling rule already applied.
-///
-/// Pair `i` of a head turns by `position * base^(-2i/dims) / freq_factors[i]`, and queries and keys are
-/// multiplied by `attn_scale`. Linear, Llama-3 and YaRN scaling are all special cases.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Rope {
-    /// Theta.
-    pub base: f32,
-    /// Leading dimensions of a head that turn; even.
-    pub dims: usize,
-    /// Which two dimensions form pair `i`.
-    pub layout: RopeLayout,
-    /// Divisors of the frequencies, `dims / 2` of them, or none at all.
-    pub freq_factors: Vec<f32>,
-    /// Factor on the rotated queries and keys (YaRN's `mscale`), 1 otherwise.
-    pub attn_scale: f32,
+/// How the stream is normalised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Norm {
+    /// `x / sqrt(mean(x^2) + eps) * w` (Zhang and Sennrich 2019).
+    #[default]
+    Rms,
+    /// `(x - mean(x)) / sqrt(var(x) + eps) * w + b` (Ba, Kiros and Hinton 2016).
+    Layer,
 }
 
-/// Which two dimensions of a head form a rotary pair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RopeLayout {
-    /// `(2i, 2i + 1)`: ggml's NORM, the original Llama's.
-    Interleaved,
-    /// `(i, i + dims/2)`: ggml's NEOX, transformers' `rotate_half`.
-    Halves,
+/// How a layer's two blocks follow each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Residual {
+    /// The feed-forward block reads the stream after attention has added to it.
+    #[default]
+    Serial,
+    /// Both read the stream as it comes, each through its own norm.
+    Parallel,
+    /// Both read the stream as it comes, through one norm.
+    ParallelOneNorm,
+}
+
+/// The non-linearity of a feed-forward block.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activation {
+    /// `x / (1 + exp(-x))`.
+    #[default]
+    Silu,
+    /// `x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2`.
+    GeluTanh,
+    /// `x (1 + erf(x / sqrt(2))) / 2`.
+    Gelu,
+}
+
+/// What differs between layers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LayerKind {
+    /// Tokens see [`Config::window`] positions alone.
+    pub windowed: bool,
+    /// Which rotary embedding.
+    pub rope: LayerRope,
+}
+
+/// Which rotary embedding a layer has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LayerRope {
+    /// [`Config::rope`].
+    #[default]
+    Main,
+    /// [`Config::local_rope`].
+    Local,
+    /// None: keys and queries stay as they are.
+    None,
+}
+
+/// Factors, and bounds of scores; [`Scales::default`] changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scales {
+    /// Factor on embeddings, before positions are added.
+    pub embedding: f32,
+    /// Factor on what a block adds to the stream.
+    pub residual: f32,
+    /// Factor on the scores of attention; `1 / sqrt(head_dim)` if `None`.
+    pub attention: Option<f32>,
+    /// Factor on the logits, before their cap.
+    pub logits: f32,
+    /// Scores of attention become `cap * tanh(score / cap)`.
+    pub attention_cap: Option<f32>,
+    /// The same for logits.
+    pub logits_cap: Option<f32>,
+}
+
+impl Default for Scales {
+    fn default() -> Self {
+        Scales { embedding: 1.0, residual: 1.0, attention: None, logits: 1.0, attention_cap: None, logits_cap: None }
+    }
+}
+
+impl Residual {
+    /// Whether the feed-forward block reads the stream without what attention adds.
+    pub fn is_parallel(self) -> bool {
+        self != Residual::Serial
+    }
 }
 
 impl Config {
@@ -95,6 +184,7 @@ impl Config {
             head_dim,
             vocab_size: 0,
             context_len: 2048,
+            norm: Norm::Rms,
             norm_eps: 1e-5,
             rope: Rope {
                 base: 10_000.0,
@@ -103,9 +193,22 @@ impl Config {
                 freq_factors: Vec::new(),
                 attn_scale: 1.0,
             },
+            local_rope: None,
+            learned_positions: false,
+            window: None,
+            layers: Vec::new(),
             tied_head: false,
             shortlist: None,
             qkv_bias: false,
+            attn_output_bias: false,
+            ffn_bias: false,
+            head_bias: false,
+            qk_norm: false,
+            post_norms: false,
+            residual: Residual::Serial,
+            activation: Activation::Silu,
+            gated: true,
+            scales: Scales::default(),
         }
     }
 
@@ -117,6 +220,30 @@ impl Config {
     /// Width of all key (or value) heads together.
     pub fn kv_dim(&self) -> usize {
         self.n_kv_heads * self.head_dim
+    }
+
+    /// What is special about layer `index`.
+    pub fn layer_kind(&self, index: usize) -> LayerKind {
+        self.layers.get(index).copied().unwrap_or_default()
+    }
+
+    /// Positions that a token sees in layer `index`; `None` if all up to its own.
+    pub fn window_of(&self, index: usize) -> Option<usize> {
+        self.window.filter(|_| self.layer_kind(index).windowed)
+    }
+
+    /// The rotary embedding of layer `index`, if it has one.
+    pub fn rope_of(&self, index: usize) -> Option<&Rope> {
+        match self.layer_kind(index).rope {
+            LayerRope::Main => Some(&self.rope),
+            LayerRope::Local => self.local_rope.as_ref(),
+            LayerRope::None => None,
+        }
+    }
+
+    /// Factor on the scores of attention.
+    pub fn attention_scale(&self) -> f32 {
+        self.scales.attention.unwrap_or(1.0 / (self.head_dim as f32).sqrt())
     }
 
     /// Rows of the output head.
@@ -133,58 +260,6 @@ impl Config {
         }
     }
 
-    /// Refuses shapes that no decoder has, naming the field, its value and the bound.
-    pub fn validate(&self) -> Result<(), Error> {
-        let within = |key: &'static str, value: usize, max: usize| {
-            if value == 0 || value > max {
-                return Err(Error::Config { key, value: value.to_string(), expected: format!("1 to {max}") });
-            }
-            Ok(())
-        };
-        within("n_layers", self.n_layers, limits::LAYERS)?;
-        within("dim", self.dim, limits::WIDTH)?;
-        within("hidden_dim", self.hidden_dim, limits::WIDTH)?;
-        within("n_heads", self.n_heads, limits::HEADS)?;
-        within("n_kv_heads", self.n_kv_heads, self.n_heads)?;
-        within("head_dim", self.head_dim, limits::WIDTH / self.n_heads)?;
-        within("vocab_size", self.vocab_size, limits::VOCAB)?;
-        within("context_len", self.context_len, limits::CONTEXT)?;
-        within("rope.dims", self.rope.dims, self.head_dim)?;
-        let refuse =
-            |key, value: String, expected: &str| Err(Error::Config { key, value, expected: expected.to_owned() });
-        if !self.n_heads.is_multiple_of(self.n_kv_heads) {
-            return refuse(
-                "n_kv_heads",
-                self.n_kv_heads.to_string(),
-                &format!("a divisor of n_heads, {}", self.n_heads),
-            );
-        }
-        if !self.rope.dims.is_multiple_of(2) {
-            return refuse("rope.dims", self.rope.dims.to_string(), "an even number");
-        }
-        if !self.rope.freq_factors.is_empty() && self.rope.freq_factors.len() != self.rope.dims / 2 {
-            return refuse(
-                "rope.freq_factors",
-                format!("{} entries", self.rope.freq_factors.len()),
-                &format!("rope.dims / 2 = {} entries", self.rope.dims / 2),
-            );
-        }
-        let positive = |v: f32| v.is_finite() && v > 0.0;
-        if !self.rope.freq_factors.iter().all(|&f| positive(f)) {
-            return refuse("rope.freq_factors", "a factor that is not".into(), "finite and above zero");
-        }
-        if !positive(self.rope.base) {
-            return refuse("rope.base", self.rope.base.to_string(), "a finite number above zero");
-        }
-        if !positive(self.rope.attn_scale) {
-            return refuse("rope.attn_scale", self.rope.attn_scale.to_string(), "a finite number above zero");
-        }
-        if !(self.norm_eps.is_finite() && self.norm_eps >= 0.0) {
-            return refuse("norm_eps", self.norm_eps.to_string(), "a finite number, zero or more");
-        }
-        self.shortlist.as_ref().map_or(Ok(()), |list| list.check_ids(self.vocab_size))
-    }
-
     /// Every tensor such a decoder needs: name and shape `(rows, cols)`; vectors have one row.
     pub fn tensors(&self) -> Vec<(String, usize, usize)> {
         let mut all = vec![
@@ -194,23 +269,53 @@ impl Config {
         if !self.tied_head {
             all.push(("output.weight".to_owned(), self.head_rows(), self.dim));
         }
+        if self.learned_positions {
+            all.push((POSITIONS.to_owned(), self.context_len, self.dim));
+        }
+        if self.norm == Norm::Layer {
+            all.push(("output_norm.bias".to_owned(), 1, self.dim));
+        }
+        if self.head_bias {
+            all.push(("output.bias".to_owned(), 1, self.head_rows()));
+        }
         for i in 0..self.n_layers {
             let mut push = |name: &str, rows, cols| all.push((format!("blk.{i}.{name}"), rows, cols));
-            push("attn_norm.weight", 1, self.dim);
-            push("attn_q.weight", self.q_dim(), self.dim);
-            push("attn_k.weight", self.kv_dim(), self.dim);
-            push("attn_v.weight", self.kv_dim(), self.dim);
-            push("attn_output.weight", self.dim, self.q_dim());
-            push("ffn_norm.weight", 1, self.dim);
-            push("ffn_gate.weight", self.hidden_dim, self.dim);
-            push("ffn_up.weight", self.hidden_dim, self.dim);
-            push("ffn_down.weight", self.dim, self.hidden_dim);
-            if self.qkv_bias {
-                push("attn_q.bias", 1, self.q_dim());
-                push("attn_k.bias", 1, self.kv_dim());
-                push("attn_v.bias", 1, self.kv_dim());
-            }
+            self.each_of_layer(&mut push);
         }
         all
+    }
+
+    /// The tensors of a layer: short name, rows, columns.
+    fn each_of_layer(&self, push: &mut dyn FnMut(&str, usize, usize)) {
+        let has_ffn_norm = self.residual != Residual::ParallelOneNorm;
+        push("attn_norm.weight", 1, self.dim);
+        push("attn_q.weight", self.q_dim(), self.dim);
+        push("attn_k.weight", self.kv_dim(), self.dim);
+        push("attn_v.weight", self.kv_dim(), self.dim);
+        push("attn_output.weight", self.dim, self.q_dim());
+        if has_ffn_norm {
+            push("ffn_norm.weight", 1, self.dim);
+        }
+        if self.gated {
+            push("ffn_gate.weight", self.hidden_dim, self.dim);
+        }
+        push("ffn_up.weight", self.hidden_dim, self.dim);
+        push("ffn_down.weight", self.dim, self.hidden_dim);
+        let vectors = [
+            (self.qkv_bias, "attn_q.bias", self.q_dim()),
+            (self.qkv_bias, "attn_k.bias", self.kv_dim()),
+            (self.qkv_bias, "attn_v.bias", self.kv_dim()),
+            (self.attn_output_bias, "attn_output.bias", self.dim),
+            (self.ffn_bias && self.gated, "ffn_gate.bias", self.hidden_dim),
+            (self.ffn_bias, "ffn_up.bias", self.hidden_dim),
+            (self.ffn_bias, "ffn_down.bias", self.dim),
+            (self.norm == Norm::Layer, "attn_norm.bias", self.dim),
+            (self.norm == Norm::Layer && has_ffn_norm, "ffn_norm.bias", self.dim),
+            (self.qk_norm, "attn_q_norm.weight", self.head_dim),
+            (self.qk_norm, "attn_k_norm.weight", self.head_dim),
+            (self.post_norms, "post_attention_norm.weight", self.dim),
+            (self.post_norms, "post_ffw_norm.weight", self.dim),
+        ];
+        vectors.iter().filter(|(has, ..)| *has).for_each(|(_, name, len)| push(name, 1, *len));
     }
 }

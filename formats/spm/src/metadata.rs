@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::{Config, Rope, RopeLayout};
+use crate::config::Config;
 use crate::cursor::{Cursor, push_short_text};
 use crate::error::{Error, Fault};
+use crate::rope::{Rope, RopeLayout};
+use crate::switches;
 
 /// Where a model came from: what a reader needs to make the same file again.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -67,7 +69,7 @@ impl Value {
     }
 }
 
-type Values = BTreeMap<String, Value>;
+pub(crate) type Values = BTreeMap<String, Value>;
 
 /// The metadata section of a file.
 pub(crate) fn to_bytes(config: &Config, provenance: &Provenance) -> Result<Vec<u8>, Fault> {
@@ -120,38 +122,48 @@ fn put_config(c: &Config, values: &mut Values) {
     put("vocab_size", Value::U64(c.vocab_size as u64));
     put("context_length", Value::U64(c.context_len as u64));
     put("norm_eps", Value::F32(c.norm_eps));
-    put("rope.base", Value::F32(c.rope.base));
-    put("rope.dims", Value::U64(c.rope.dims as u64));
-    put("rope.layout", Value::Text(layout_name(c.rope.layout).into()));
-    put("rope.freq_factors", Value::F32s(c.rope.freq_factors.clone()));
-    put("rope.attn_scale", Value::F32(c.rope.attn_scale));
+    put_rope("model.rope", &c.rope, values);
+    let mut put = |key: &str, value| values.insert(format!("model.{key}"), value);
     put("tied_head", Value::Bool(c.tied_head));
     put("qkv_bias", Value::Bool(c.qkv_bias));
+    switches::put(c, values);
+}
+
+/// The keys of a rotary embedding, which begin with `prefix`.
+pub(crate) fn put_rope(prefix: &str, rope: &Rope, values: &mut Values) {
+    let mut put = |key: &str, value| values.insert(format!("{prefix}.{key}"), value);
+    put("base", Value::F32(rope.base));
+    put("dims", Value::U64(rope.dims as u64));
+    put("layout", Value::Text(layout_name(rope.layout).into()));
+    put("freq_factors", Value::F32s(rope.freq_factors.clone()));
+    put("attn_scale", Value::F32(rope.attn_scale));
+}
+
+/// Takes them out again.
+pub(crate) fn take_rope(values: &mut Values, prefix: &str) -> Result<Rope, Fault> {
+    let key = |name: &str| format!("{prefix}.{name}");
+    let layout = key("layout");
+    Ok(Rope {
+        base: take(values, &key("base"))?,
+        dims: take(values, &key("dims"))?,
+        layout: parse_layout(&layout, &take::<String>(values, &layout)?)?,
+        freq_factors: take(values, &key("freq_factors"))?,
+        attn_scale: take(values, &key("attn_scale"))?,
+    })
 }
 
 fn take_config(values: &mut Values) -> Result<Config, Fault> {
     let v = values;
-    let config = Config {
-        n_layers: take(v, "model.layers")?,
-        dim: take(v, "model.dim")?,
-        hidden_dim: take(v, "model.hidden_dim")?,
-        n_heads: take(v, "model.heads")?,
-        n_kv_heads: take(v, "model.kv_heads")?,
-        head_dim: take(v, "model.head_dim")?,
-        vocab_size: take(v, "model.vocab_size")?,
-        context_len: take(v, "model.context_length")?,
-        norm_eps: take(v, "model.norm_eps")?,
-        rope: Rope {
-            base: take(v, "model.rope.base")?,
-            dims: take(v, "model.rope.dims")?,
-            layout: parse_layout(&take::<String>(v, "model.rope.layout")?)?,
-            freq_factors: take(v, "model.rope.freq_factors")?,
-            attn_scale: take(v, "model.rope.attn_scale")?,
-        },
-        tied_head: take(v, "model.tied_head")?,
-        shortlist: None,
-        qkv_bias: take(v, "model.qkv_bias")?,
-    };
+    let (layers, dim, hidden_dim) = (take(v, "model.layers")?, take(v, "model.dim")?, take(v, "model.hidden_dim")?);
+    let mut config = Config::new(layers, dim, hidden_dim, take(v, "model.heads")?, take(v, "model.kv_heads")?);
+    config.head_dim = take(v, "model.head_dim")?;
+    config.vocab_size = take(v, "model.vocab_size")?;
+    config.context_len = take(v, "model.context_length")?;
+    config.norm_eps = take(v, "model.norm_eps")?;
+    config.rope = take_rope(v, "model.rope")?;
+    config.tied_head = take(v, "model.tied_head")?;
+    config.qkv_bias = take(v, "model.qkv_bias")?;
+    switches::take(v, &mut config)?;
     match config.validate() {
         Ok(()) => Ok(config),
         Err(Error::Config { key, value, expected }) => {
@@ -168,20 +180,23 @@ fn layout_name(layout: RopeLayout) -> &'static str {
     }
 }
 
-fn parse_layout(name: &str) -> Result<RopeLayout, Fault> {
+fn parse_layout(key: &str, name: &str) -> Result<RopeLayout, Fault> {
     let known = [RopeLayout::Interleaved, RopeLayout::Halves];
-    known.into_iter().find(|l| layout_name(*l) == name).ok_or_else(|| {
-        Fault::new("key `model.rope.layout`", format!("is `{name}`, expected `interleaved` or `halves`"))
-    })
+    known
+        .into_iter()
+        .find(|l| layout_name(*l) == name)
+        .ok_or_else(|| Fault::new(format!("key `{key}`"), format!("is `{name}`, expected `interleaved` or `halves`")))
 }
 
-fn take<T: FromValue>(values: &mut Values, key: &str) -> Result<T, Fault> {
+/// Takes out a value that must be there.
+pub(crate) fn take<T: FromValue>(values: &mut Values, key: &str) -> Result<T, Fault> {
     let value =
         values.remove(key).ok_or_else(|| Fault::new(format!("key `{key}`"), "is missing; the file is incomplete"))?;
     T::from_value(key, value)
 }
 
-trait FromValue: Sized {
+/// A value as a type.
+pub(crate) trait FromValue: Sized {
     const EXPECTED: &'static str;
     fn convert(value: &Value) -> Option<Self>;
 

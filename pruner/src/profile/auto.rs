@@ -181,8 +181,9 @@ impl Search<'_> {
         for index in 0..self.source.config().n_layers {
             let layer = Layer::load(self.source, stream.engine(), index)?;
             for site in Site::ALL {
-                let unknown =
-                    self.unknown_of(|name| site.matrices().iter().any(|short| name == format!("blk.{index}.{short}")));
+                let unknown = self.unknown_of(|name| {
+                    site.matrices(self.source.config()).iter().any(|short| name == format!("blk.{index}.{short}"))
+                });
                 if unknown.is_empty() {
                     stream.pass(&layer, None, site, &mut |_| Ok(()))?;
                     continue;

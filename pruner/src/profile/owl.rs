@@ -33,7 +33,7 @@ pub(super) fn allocate(
         for site in Site::ALL {
             let inputs = stream.observe(&layer, None, site, Needs::ColumnNorms, &mut |_| Ok(()))?;
             let norms = inputs.norms.norms();
-            for short in site.matrices() {
+            for short in site.matrices(source.config()) {
                 let name = format!("blk.{index}.{short}");
                 let weights = source.read_all(&name).ok_or(runtime::Error::MissingTensor { name })?;
                 scores.add(&weights, &norms);

@@ -2,7 +2,7 @@
 //! windows that nothing else was fitted to.
 
 use runtime::likelihood::{divergence, log_sum_exp};
-use runtime::{EngineOptions, KvCache, KvType, LayerIo, Model, Precision, Workspace, embed};
+use runtime::{EngineOptions, KvCache, KvType, LayerIo, Model, Precision, Workspace};
 use spm::{Checkpoint, Config, Matrix, TensorInfo, Vocabulary};
 
 use crate::error::Error;
@@ -110,7 +110,7 @@ impl Probe {
 
     fn embedded(&self, ids: &[u32]) -> Result<Vec<f32>, Error> {
         let mut hidden = zeroed("hidden states", ids.len() * self.model.config().dim)?;
-        embed(self.model.config(), self.model.embedding(), ids, &mut hidden)?;
+        self.model.embed(ids, 0, &mut hidden)?;
         Ok(hidden)
     }
 

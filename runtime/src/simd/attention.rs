@@ -70,7 +70,7 @@ fn score_block<const N: usize>(q: &Queries, first: usize, keys: &[f32], mut put:
     sums.iter().enumerate().for_each(|(i, sums)| put(i, sums));
 }
 
-/// `out[i] = sum over p < lens[i] of weights[i * stride + p] * value p`; `values` is position x `dim`.
+/// `out[i] += sum over p < lens[i] of weights[i * stride + p] * value p`; `values` is position x `dim`.
 ///
 /// # Safety
 /// The CPU has ISA `I`.
@@ -82,7 +82,6 @@ pub(super) unsafe fn mix<I: Isa>(
     weights: &[f32],
     out: &mut [f32],
 ) {
-    out.fill(0.0);
     let positions = q.lens.iter().copied().max().unwrap_or(0);
     for first in (0..positions).step_by(KEY_BLOCK) {
         let n = KEY_BLOCK.min(positions - first);

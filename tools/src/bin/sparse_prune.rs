@@ -24,13 +24,14 @@ use tools::profile::ProfileArgs;
 use tools::progress::{Shown, progress_bar};
 use tools::report::{self, Calibration, Facts, Options, ReportFiles, Source, Totals};
 
-/// Prune a dense model (.gguf) for a programming language and write a sparse one (.spm).
+/// Prune a dense model (.gguf, or a Hugging Face folder) for a programming language and write a sparse one (.spm).
 ///
 /// Exit codes: 0 ok, 1 runtime, 2 usage, 3 bad model file, 4 not enough memory, 130 interrupted.
 #[derive(Parser)]
 #[command(version, max_term_width = 100)]
 struct Cli {
-    /// Model to prune: a .gguf file (the first of a split one), or a .spm with sparsity 0
+    /// Model to prune: a .gguf file (the first of a split one), a Hugging Face folder (config.json and safetensors), or a .spm
+    /// with sparsity 0
     source: PathBuf,
     /// Where the sparse model goes
     #[arg(short, long, value_name = "FILE")]
@@ -143,7 +144,7 @@ fn prune(
 ) -> Result<(), Failure> {
     let (source, profile) = (file.checkpoint(), args.profile.profile());
     let journal_path = Journal::path_for(&args.output);
-    let sources = args.source_files(file);
+    let sources = file.files(&args.source);
     let writer_options =
         WriterOptions { expected_bytes: plan.file_bytes, replace: args.force, sources: sources.clone() };
     let report_files = match args.no_report_files {
@@ -301,13 +302,6 @@ impl Cli {
                 Ok(model) => Ok(Journal::remove_if_finished(&journal, &model.identity())?),
                 Err(_) => Ok(false),
             },
-        }
-    }
-
-    fn source_files(&self, file: &AnyModel) -> Vec<PathBuf> {
-        match file {
-            AnyModel::Gguf(model) => model.shard_paths().to_vec(),
-            AnyModel::Sparse(_) => vec![self.source.clone()],
         }
     }
 

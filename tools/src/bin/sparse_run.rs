@@ -15,14 +15,14 @@ use tools::chat::{self, Message};
 use tools::cli::{Ready, RunArgs, text_argument};
 use tools::{Failure, process};
 
-/// Continue a text with a sparse model (.spm) or a dense one (.gguf).
+/// Continue a text with a sparse model (.spm) or a dense one (.gguf, or a Hugging Face folder).
 ///
 /// Standard output carries the text and nothing else; messages go to standard error.
 /// Exit codes: 0 ok, 1 runtime, 2 usage, 3 bad model file, 4 not enough memory, 130 interrupted.
 #[derive(Parser)]
 #[command(version, max_term_width = 100)]
 struct Cli {
-    /// Model file, .spm or .gguf
+    /// Model: .spm, .gguf, or a Hugging Face folder
     model: PathBuf,
     /// Text to continue; `-` reads standard input
     prompt: Option<String>,

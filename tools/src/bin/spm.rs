@@ -21,7 +21,7 @@ use tools::pass::{self, PassArgs, sandbox};
 use tools::synth::{self, SynthArgs};
 use tools::{Failure, dump, inspect, process};
 
-/// Look at model files (.spm, .gguf), check them, measure them.
+/// Look at models (.spm, .gguf, Hugging Face folders), check them, measure them.
 ///
 /// Exit codes: 0 ok, 1 runtime, 2 usage, 3 bad model file, 4 not enough memory, 130 interrupted.
 #[derive(Parser)]
@@ -165,6 +165,7 @@ fn verify(path: &Path) -> Result<(), Failure> {
     match &model {
         AnyModel::Sparse(file) => file.verify()?,
         AnyModel::Gguf(file) => check_numbers(&**file, path)?,
+        AnyModel::Folder(file) => check_numbers(&**file, path)?,
     }
     if let Some(vocabulary) = model.checkpoint().vocabulary() {
         let named = |e: runtime::Error| tools::cli::name_file(e.into(), path);

@@ -32,10 +32,7 @@ fn load(path: &Path, args: &CompareArgs) -> Result<Loaded, Failure> {
 }
 
 fn side(path: &Path, ready: &Ready) -> Result<Side, Failure> {
-    let paths: Vec<PathBuf> = match AnyModel::open(path)? {
-        AnyModel::Gguf(model) => model.shard_paths().to_vec(),
-        AnyModel::Sparse(_) => vec![path.to_owned()],
-    };
+    let paths = AnyModel::open(path)?.files(path);
     let len = |path: &PathBuf| {
         let meta = std::fs::metadata(path);
         meta.map(|m| m.len()).map_err(|e| Failure::Runtime(format!("{}: cannot see its size: {e}", path.display())))

@@ -4,13 +4,18 @@
 
 use spm::{Config, RopeLayout};
 
-use super::{Family, Source, decoder};
+use super::{Family, Source, decoder, window};
 use crate::error::Error;
 
-pub(super) const FAMILY: Family = Family { architecture: "llama", config };
+pub(super) const FAMILY: Family = Family { architecture: "llama", config, takes: &[], fused: &[] };
 
-fn config(source: &Source) -> Result<Config, Error> {
+/// Biases where the first layer has them, and a window in all layers if there is one.
+pub(super) fn config(source: &Source) -> Result<Config, Error> {
+    let has = |name: &str| source.tensor(&format!("blk.0.{name}.bias")).is_some();
     let mut config = decoder(source, RopeLayout::Interleaved)?;
-    config.qkv_bias = source.tensor("blk.0.attn_q.bias").is_some();
+    config.qkv_bias = has("attn_q");
+    config.attn_output_bias = has("attn_output");
+    config.ffn_bias = has("ffn_gate");
+    window(source, &mut config, |_| true)?;
     Ok(config)
 }

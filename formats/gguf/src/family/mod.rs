@@ -3,44 +3,78 @@
 //! What several families share is here; what only the arithmetic of scaling concerns is in `rope`.
 //! A file that asks for anything the decoder does not do is refused, never run approximately.
 
+mod gemma;
+mod gemma2;
+mod gemma3;
+mod gpt2;
+mod gptneox;
+mod granite;
 mod llama;
+mod phi2;
+mod phi3;
 mod qwen2;
+mod qwen3;
+mod refused;
 mod rope;
+mod smollm3;
+mod starcoder2;
 
-use spm::{Config, RopeLayout};
+use spm::{Config, LayerKind, Norm, RopeLayout};
 
 use crate::dequant::expand;
 use crate::error::Error;
+use crate::fused::Fused;
 use crate::keys::Keys;
 use crate::metadata::Value;
 use crate::reader::{GgufFile, Tensor};
 
 /// A way to fill [`Config`], by the name in `general.architecture`.
-struct Family {
+pub(crate) struct Family {
     architecture: &'static str,
     config: fn(&Source) -> Result<Config, Error>,
+    /// Those of [`EXTRAS`] that it knows what to do with.
+    takes: &'static [&'static str],
+    /// Tensors that hold several of ours.
+    pub(crate) fused: &'static [Fused],
 }
 
-const FAMILIES: &[Family] = &[llama::FAMILY, qwen2::FAMILY];
+const FAMILIES: &[Family] = &[
+    llama::FAMILY,
+    qwen2::FAMILY,
+    qwen3::FAMILY,
+    smollm3::FAMILY,
+    granite::FAMILY,
+    starcoder2::FAMILY,
+    gemma::FAMILY,
+    gemma2::FAMILY,
+    gemma3::FAMILY,
+    phi2::FAMILY,
+    phi3::FAMILY,
+    gpt2::FAMILY,
+    gptneox::FAMILY,
+];
 
-/// The resolved shape of the model in `shards`.
-pub(crate) fn resolve(shards: &[GgufFile]) -> Result<Config, Error> {
+/// The family of the model in `shards`, and its resolved shape.
+pub(crate) fn resolve(shards: &[GgufFile]) -> Result<(&'static Family, Config), Error> {
     const KEY: &str = "general.architecture";
     let keys = Keys::of(&shards[0]);
     let architecture = keys.text(KEY)?.ok_or_else(|| keys.missing(KEY))?;
     let Some(family) = FAMILIES.iter().find(|f| f.architecture == architecture) else {
         let known = FAMILIES.iter().map(|f| f.architecture).collect::<Vec<_>>().join(", ");
+        let reason = refused::reason(architecture).unwrap_or("is not supported");
         let architecture = crate::error::shown(architecture);
-        return Err(Error::Architecture { path: keys.path().to_owned(), architecture, known });
+        return Err(Error::Architecture { path: keys.path().to_owned(), architecture, reason, known });
     };
-    let config = (family.config)(&Source { shards, keys, architecture })?;
+    let source = Source { shards, keys, architecture };
+    refuse_extras(&source, family.takes)?;
+    let config = (family.config)(&source)?;
     config.validate().map_err(|source| Error::Shape { path: keys.path().to_owned(), source })?;
-    Ok(config)
+    Ok((family, config))
 }
 
 /// Whether a tensor that [`Config::tensors`] does not list is no part of the arithmetic, or already in the config.
 pub(crate) fn is_extra(name: &str) -> bool {
-    name == rope::FACTORS || name.ends_with(".attn_rot_embd")
+    [rope::FACTORS, rope::LONG, rope::SHORT].contains(&name) || name.ends_with(".attn_rot_embd")
 }
 
 /// What a family reads.
@@ -104,7 +138,6 @@ impl<'a> Source<'a> {
 
 /// The shape of a Llama-like decoder; families then set what differs.
 fn decoder(source: &Source, layout: RopeLayout) -> Result<Config, Error> {
-    refuse_extras(source)?;
     let n_heads = source.required("attention.head_count")?;
     let mut config = Config::new(
         source.required("block_count")?,
@@ -115,8 +148,7 @@ fn decoder(source: &Source, layout: RopeLayout) -> Result<Config, Error> {
     );
     config.head_dim = head_dim(source, config.head_dim)?;
     config.context_len = source.required("context_length")?;
-    let eps = "attention.layer_norm_rms_epsilon";
-    config.norm_eps = source.f32(eps)?.ok_or_else(|| source.keys.missing(&source.key(eps)))?;
+    config.norm_eps = norm_eps(source)?;
     config.vocab_size = source.tensor("token_embd.weight").map_or(0, |(_, t)| t.rows());
     if config.vocab_size == 0 {
         let problem = "is missing; the file has a vocabulary only, or is not the first of several";
@@ -125,6 +157,31 @@ fn decoder(source: &Source, layout: RopeLayout) -> Result<Config, Error> {
     config.tied_head = source.tensor("output.weight").is_none();
     config.rope = rope::resolve(source, &config, layout)?;
     Ok(config)
+}
+
+/// Of whichever norm the family has.
+fn norm_eps(source: &Source) -> Result<f32, Error> {
+    const RMS: &str = "attention.layer_norm_rms_epsilon";
+    let eps = source.f32(RMS)?.or(source.f32("attention.layer_norm_epsilon")?);
+    eps.ok_or_else(|| source.keys.missing(&source.key(RMS)))
+}
+
+/// LayerNorm, and a plain feed-forward block; biases where the first layer has them.
+fn with_layer_norm(source: &Source, config: &mut Config) {
+    let has = |name: &str| source.tensor(&format!("blk.0.{name}.bias")).is_some();
+    (config.norm, config.gated) = (Norm::Layer, false);
+    config.qkv_bias = has("attn_q") || has("attn_qkv");
+    config.attn_output_bias = has("attn_output");
+    config.ffn_bias = has("ffn_up");
+}
+
+/// The window that the file may have, in the layers that `is_windowed`.
+fn window(source: &Source, config: &mut Config, is_windowed: impl Fn(usize) -> bool) -> Result<(), Error> {
+    let Some(window) = source.count("attention.sliding_window")?.filter(|window| *window > 0) else { return Ok(()) };
+    let kind = |layer| LayerKind { windowed: is_windowed(layer), ..LayerKind::default() };
+    config.window = Some(window);
+    config.layers = (0..config.n_layers.min(spm::limits::LAYERS)).map(kind).collect();
+    Ok(())
 }
 
 fn head_dim(source: &Source, default: usize) -> Result<usize, Error> {
@@ -150,8 +207,8 @@ const EXTRAS: [(&str, f64); 9] = [
     ("residual_scale", 1.0),
 ];
 
-fn refuse_extras(source: &Source) -> Result<(), Error> {
-    for (name, neutral) in EXTRAS {
+fn refuse_extras(source: &Source, taken: &[&str]) -> Result<(), Error> {
+    for (name, neutral) in EXTRAS.into_iter().filter(|(name, _)| !taken.contains(name)) {
         let key = source.key(name);
         let value = match source.keys.value(&key) {
             Some(Value::Unsigned(n)) => *n as f64,

@@ -1,22 +1,29 @@
 //! Rotary scaling as llama.cpp applies it, folded into one divisor a frequency and one factor.
 //!
 //! Linear divides every frequency alike; Llama 3 brings its divisors as a tensor; YaRN blends from one to the
-//! other by frequency. LongRoPE, which depends on the length of the text, is refused.
+//! other by frequency. LongRoPE has divisors for short and for long texts, each a tensor; a model has one set here, the
+//! short ones, and so no more than the context that these were trained for.
 
-use std::f32::consts::PI;
-
-use spm::{Config, Rope, RopeLayout};
+use spm::{Config, Rope, RopeLayout, Yarn};
 
 use super::Source;
 use crate::error::Error;
 
 /// The tensor of Llama 3's divisors.
 pub(super) const FACTORS: &str = "rope_freqs.weight";
+/// Those of LongRoPE.
+pub(super) const LONG: &str = "rope_factors_long.weight";
+pub(super) const SHORT: &str = "rope_factors_short.weight";
 
 pub(super) fn resolve(source: &Source, config: &Config, layout: RopeLayout) -> Result<Rope, Error> {
     let dims = source.count("rope.dimension_count")?.unwrap_or(config.head_dim);
     let base = source.f32("rope.freq_base")?.unwrap_or(10_000.0);
-    let mut rope = Rope { base, dims, layout, freq_factors: Vec::new(), attn_scale: 1.0 };
+    let mut rope = Rope::new(base, dims, layout);
+    if let Some(factors) = source.values(SHORT, spm::limits::WIDTH)? {
+        rope.freq_factors = factors;
+        rope.attn_scale = source.f32("rope.scaling.attn_factor")?.unwrap_or(1.0);
+        return Ok(rope);
+    }
     rope.freq_factors = source.values(FACTORS, spm::limits::WIDTH)?.unwrap_or_default();
     scale(source, config, &mut rope)?;
     Ok(rope)
@@ -26,7 +33,7 @@ fn scale(source: &Source, config: &Config, rope: &mut Rope) -> Result<(), Error>
     let key = source.key("rope.scaling.type");
     match source.keys.text(&key)?.unwrap_or("linear") {
         "none" => {}
-        "linear" => scale_linear(factor(source)?, rope),
+        "linear" => rope.scale_linear(factor(source)?),
         "llama3" if !rope.freq_factors.is_empty() => {}
         "llama3" => {
             let problem = format!("is llama3 but tensor `{FACTORS}` is missing; convert the model again");
@@ -51,12 +58,6 @@ fn factor(source: &Source) -> Result<f32, Error> {
     Ok(if factor == 0.0 { 1.0 } else { factor })
 }
 
-fn scale_linear(factor: f32, rope: &mut Rope) {
-    if factor != 1.0 {
-        scale_each(rope, |_| factor);
-    }
-}
-
 fn scale_yarn(source: &Source, config: &Config, rope: &mut Rope) -> Result<(), Error> {
     for (name, neutral) in [("yarn_ext_factor", 1.0), ("yarn_log_multiplier", 0.0)] {
         let name = format!("rope.scaling.{name}");
@@ -69,24 +70,8 @@ fn scale_yarn(source: &Source, config: &Config, rope: &mut Rope) -> Result<(), E
     let trained = source.count("rope.scaling.original_context_length")?.unwrap_or(config.context_len) as f32;
     let fast = source.f32("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0);
     let slow = source.f32("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0);
-    // The pair whose wave turns `turns` times within the trained context.
-    let (dims, base) = (rope.dims as f32, rope.base);
-    let pair_turning = |turns: f32| dims * (trained / (turns * 2.0 * PI)).ln() / (2.0 * base.ln());
-    let low = pair_turning(fast).floor().max(0.0);
-    let high = pair_turning(slow).ceil().min(dims - 1.0);
-    scale_each(rope, |pair| {
-        let kept = 1.0 - ((pair as f32 - low) / (high - low).max(0.001)).clamp(0.0, 1.0);
-        1.0 / ((1.0 - kept) / factor + kept)
-    });
+    rope.scale_yarn(Yarn { factor, trained, fast, slow });
     let own = source.f32("rope.scaling.attn_factor")?.unwrap_or(1.0);
     rope.attn_scale = own * if factor > 1.0 { 1.0 + 0.1 * factor.ln() } else { 1.0 };
     Ok(())
-}
-
-fn scale_each(rope: &mut Rope, divisor: impl Fn(usize) -> f32) {
-    if rope.freq_factors.is_empty() {
-        // A wrong `dims` is refused by `Config::validate`; until then it must not cost memory.
-        rope.freq_factors = vec![1.0; rope.dims.min(spm::limits::WIDTH) / 2];
-    }
-    rope.freq_factors.iter_mut().enumerate().for_each(|(pair, f)| *f *= divisor(pair));
 }

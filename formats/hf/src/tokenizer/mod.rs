@@ -1,0 +1,165 @@
+//! `tokenizer.json` as a [`Vocabulary`]: byte-level BPE, and SentencePiece's BPE with byte fallback. What begins and ends a
+//! text, and the chat template, are in files beside it.
+//!
+//! A pre-tokenizer, normalizer or model that is not known is refused, never taken for another.
+
+mod pre;
+mod settings;
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde_json::Value;
+use spm::{TokenType, TokenizerKind, Vocabulary, limits};
+
+use self::settings::Settings;
+use crate::error::{Error, shown};
+use crate::json::{self, Json};
+
+/// Of a `tokenizer.json`; Gemma's has 33 MB.
+const MOST_BYTES: u64 = 128 << 20;
+
+/// The vocabulary of a folder, of `vocab_size` tokens; `None` if it has no `tokenizer.json`.
+pub(crate) fn read(folder: &Path, config: Json, vocab_size: usize) -> Result<Option<Vocabulary>, Error> {
+    let path = folder.join("tokenizer.json");
+    if !path.exists() {
+        return Ok(None);
+    }
+    let map = json::read(&path, MOST_BYTES)?;
+    let file = Json::new(&path, &map);
+    let model = file.object("model")?.ok_or_else(|| file.missing("model"))?;
+    match model.text("type")?.unwrap_or("BPE") {
+        "BPE" => {}
+        other => return model.refuse("type", format!("is `{}`, expected BPE", shown(other))),
+    }
+    let words = pre::resolve(file)?;
+    let mut tokens = Tokens::new(vocab_size);
+    tokens.add_model(model, words.kind)?;
+    tokens.add_added(file)?;
+    let settings = Settings::read(folder, config, file, &tokens.ids)?;
+    let merges = merges(model, &tokens.ids)?;
+    let is_sentencepiece = words.kind == TokenizerKind::SentencePiece;
+    Ok(Some(Vocabulary {
+        kind: words.kind,
+        pre: words.pre,
+        scores: if is_sentencepiece { scores(&merges, &tokens) } else { Vec::new() },
+        merges: if is_sentencepiece { Vec::new() } else { merges },
+        types: tokens.types,
+        tokens: tokens.texts,
+        bos: settings.bos,
+        eos: settings.eos,
+        unk: settings.unk,
+        pad: settings.pad,
+        add_bos: settings.add_bos,
+        add_eos: settings.add_eos,
+        add_space_prefix: words.space_prefix,
+        ignore_merges: model.bool("ignore_merges")?.unwrap_or(false),
+        end_of_generation: settings.ends,
+        chat_template: settings.chat_template,
+    }))
+}
+
+/// Texts and types by id, and ids by text.
+struct Tokens {
+    texts: Vec<String>,
+    types: Vec<TokenType>,
+    ids: HashMap<String, u32>,
+}
+
+impl Tokens {
+    /// Unused ones, which is what stays of ids that the file does not name.
+    fn new(n: usize) -> Self {
+        let texts = (0..n).map(|id| format!("[PAD{id}]")).collect();
+        Tokens { texts, types: vec![TokenType::Unused; n], ids: HashMap::new() }
+    }
+
+    fn set(&mut self, file: Json, key: &str, text: &str, id: Option<u64>, kind: TokenType) -> Result<(), Error> {
+        let n = self.texts.len();
+        let place = id.and_then(|id| usize::try_from(id).ok()).filter(|id| *id < n);
+        let Some(place) = place else {
+            let id = id.map_or("no id".to_owned(), |id| id.to_string());
+            return file.refuse(key, format!("token `{}` has {id}, expected one below vocab_size, {n}", shown(text)));
+        };
+        if text.is_empty() || text.len() > limits::TOKEN_BYTES {
+            let len = text.len();
+            return file.refuse(key, format!("token {place} has {len} bytes, expected 1 to {}", limits::TOKEN_BYTES));
+        }
+        if let Some(other) = self.ids.insert(text.to_owned(), place as u32).filter(|other| *other as usize != place) {
+            return file.refuse(key, format!("tokens {other} and {place} are both `{}`", shown(text)));
+        }
+        self.texts[place] = text.to_owned();
+        self.types[place] = kind;
+        Ok(())
+    }
+
+    fn add_model(&mut self, model: Json, kind: TokenizerKind) -> Result<(), Error> {
+        const KEY: &str = "vocab";
+        let vocab = model.value(KEY).and_then(Value::as_object).ok_or_else(|| model.missing(KEY))?;
+        for (text, id) in vocab {
+            let is_byte = kind == TokenizerKind::SentencePiece && is_byte(text);
+            self.set(model, KEY, text, id.as_u64(), if is_byte { TokenType::Byte } else { TokenType::Normal })?;
+        }
+        Ok(())
+    }
+
+    fn add_added(&mut self, file: Json) -> Result<(), Error> {
+        const KEY: &str = "added_tokens";
+        for token in file.list(KEY)?.unwrap_or_default() {
+            let text = token.get("content").and_then(Value::as_str).unwrap_or_default();
+            let is_special = token.get("special").and_then(Value::as_bool).unwrap_or(false);
+            let kind = if is_special { TokenType::Control } else { TokenType::UserDefined };
+            self.set(file, KEY, text, token.get("id").and_then(Value::as_u64), kind)?;
+        }
+        Ok(())
+    }
+}
+
+/// `<0x0A>`.
+fn is_byte(text: &str) -> bool {
+    let hex = text.strip_prefix("<0x").and_then(|t| t.strip_suffix('>'));
+    hex.is_some_and(|h| h.len() == 2 && h.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+/// Pairs of ids, in order of rank. Newer files have lists of two, older ones text with a space between.
+fn merges(model: Json, ids: &HashMap<String, u32>) -> Result<Vec<(u32, u32)>, Error> {
+    const KEY: &str = "merges";
+    let all = model.list(KEY)?.ok_or_else(|| model.missing(KEY))?;
+    let parts = |merge: &Value| match merge {
+        Value::String(text) => {
+            let (left, right) = text.split_once(' ')?;
+            Some((*ids.get(left)?, *ids.get(right)?))
+        }
+        Value::Array(parts) => match &parts[..] {
+            [left, right] => Some((*ids.get(left.as_str()?)?, *ids.get(right.as_str()?)?)),
+            _ => None,
+        },
+        _ => None,
+    };
+    let mut merges = Vec::with_capacity(all.len());
+    for (rank, merge) in all.iter().enumerate() {
+        match parts(merge) {
+            Some(pair) => merges.push(pair),
+            None => {
+                let merge = shown(&merge.to_string());
+                return model.refuse(KEY, format!("entry {rank}, {merge}, is not two tokens of the vocabulary"));
+            }
+        }
+    }
+    Ok(merges)
+}
+
+/// SentencePiece's scores as far as they matter: a token that is merged earlier has a higher one.
+fn scores(merges: &[(u32, u32)], tokens: &Tokens) -> Vec<f32> {
+    let n = tokens.texts.len();
+    let mut scores = vec![-(merges.len() as f32) - 1.0; n];
+    let mut merged = String::new();
+    for (rank, (left, right)) in merges.iter().enumerate().rev() {
+        merged.clear();
+        merged.push_str(&tokens.texts[*left as usize]);
+        merged.push_str(&tokens.texts[*right as usize]);
+        if let Some(id) = tokens.ids.get(&merged) {
+            scores[*id as usize] = -(rank as f32);
+        }
+    }
+    scores
+}

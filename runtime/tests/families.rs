@@ -1,0 +1,362 @@
+//! What sets families apart, against a plain f64 decoder: one small random model for each combination of switches that a
+//! published family has.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use sparse_run::{EngineOptions, KvType, Model, Precision, Session, SessionOptions};
+use spm::synthetic::SyntheticModel;
+use spm::{Activation, Checkpoint, Config, LayerKind, LayerRope, Norm, Residual, Rope, RopeLayout};
+
+const CONTEXT: usize = 128;
+
+fn kind(windowed: bool, rope: LayerRope) -> LayerKind {
+    LayerKind { windowed, rope }
+}
+
+/// Three layers of width 64, heads of 24 of which the leading part turns.
+fn base() -> Config {
+    let mut c = Config::new(3, 64, 96, 4, 2);
+    c.head_dim = 24;
+    c.context_len = CONTEXT;
+    c.rope = Rope::new(1e4, 24, RopeLayout::Halves);
+    c
+}
+
+fn families() -> Vec<(&'static str, Config)> {
+    let mut all = vec![("plain", base())];
+    let mut add = |name, set: &dyn Fn(&mut Config)| {
+        let mut c = base();
+        set(&mut c);
+        all.push((name, c));
+    };
+    add("window in all layers", &|c| {
+        c.window = Some(11);
+        c.layers = vec![kind(true, LayerRope::Main); 3];
+    });
+    add("normalised heads", &|c| c.qk_norm = true);
+    add("layers that do not turn", &|c| {
+        c.layers = vec![kind(false, LayerRope::Main), kind(false, LayerRope::None), kind(false, LayerRope::Main)];
+    });
+    add("multipliers", &|c| {
+        (c.scales.embedding, c.scales.residual) = (6.0, 0.3);
+        (c.scales.attention, c.scales.logits) = (Some(0.1), 0.25);
+        c.tied_head = true;
+    });
+    add("LayerNorm, biases, plain GELU", &|c| {
+        (c.norm, c.gated, c.activation) = (Norm::Layer, false, Activation::GeluTanh);
+        (c.qkv_bias, c.attn_output_bias, c.ffn_bias) = (true, true, true);
+        c.tied_head = true;
+    });
+    add("norms after blocks, caps, windows in turns", &|c| {
+        (c.post_norms, c.activation, c.tied_head) = (true, Activation::GeluTanh, true);
+        (c.scales.attention_cap, c.scales.logits_cap, c.scales.embedding) = (Some(5.0), Some(3.0), 8.0);
+        c.window = Some(16);
+        c.layers = vec![kind(true, LayerRope::Main), kind(false, LayerRope::Main), kind(true, LayerRope::Main)];
+    });
+    add("norms after blocks, normalised heads, two rotations", &|c| {
+        (c.post_norms, c.qk_norm, c.activation) = (true, true, Activation::GeluTanh);
+        c.rope.base = 1e6;
+        c.rope.scale_linear(8.0);
+        c.local_rope = Some(Rope::new(1e4, 24, RopeLayout::Halves));
+        c.window = Some(5);
+        c.layers = vec![kind(true, LayerRope::Local), kind(true, LayerRope::Local), kind(false, LayerRope::Main)];
+    });
+    add("learned positions", &|c| {
+        (c.norm, c.gated, c.activation, c.learned_positions) = (Norm::Layer, false, Activation::GeluTanh, true);
+        (c.qkv_bias, c.attn_output_bias, c.ffn_bias) = (true, true, true);
+        c.layers = vec![kind(false, LayerRope::None); 3];
+    });
+    add("parallel, two norms, a quarter turns", &|c| {
+        (c.norm, c.gated, c.activation) = (Norm::Layer, false, Activation::Gelu);
+        (c.qkv_bias, c.attn_output_bias, c.ffn_bias) = (true, true, true);
+        (c.residual, c.rope.dims) = (Residual::Parallel, 6);
+    });
+    add("parallel, one norm, bias of the head", &|c| {
+        (c.norm, c.gated, c.activation) = (Norm::Layer, false, Activation::GeluTanh);
+        (c.qkv_bias, c.attn_output_bias, c.ffn_bias, c.head_bias) = (true, true, true, true);
+        (c.residual, c.rope.dims) = (Residual::ParallelOneNorm, 10);
+    });
+    all
+}
+
+fn session(model: &Arc<Model>, batch: usize) -> Session {
+    Session::new(model, &SessionOptions { context: CONTEXT, kv: KvType::F32, batch }).unwrap()
+}
+
+fn load(model: &SyntheticModel, threads: usize) -> Arc<Model> {
+    let options = EngineOptions { threads, precision: Precision::Exact, kernel: None };
+    Arc::new(Model::load(model, &options).unwrap())
+}
+
+fn logits(model: &Arc<Model>, batch: usize, ids: &[u32]) -> Vec<Vec<f32>> {
+    let mut all = Vec::new();
+    session(model, batch).feed_each(ids, |_, logits| all.push(logits.to_vec())).unwrap();
+    all
+}
+
+fn ids(n: usize) -> Vec<u32> {
+    (0..n as u32).map(|t| (t * t * 7 + t * 31) % 250).collect()
+}
+
+#[test]
+fn families_are_those_of_an_f64_decoder() {
+    let ids = ids(90);
+    for (name, config) in families() {
+        let source = SyntheticModel::new(config, 17);
+        let expected = reference::logits(&source, &ids);
+        let found = logits(&load(&source, 1), 64, &ids);
+        for (t, (found, expected)) in found.iter().zip(&expected).enumerate() {
+            let (min, max) = expected.iter().fold((f64::MAX, f64::MIN), |(min, max), &l| (min.min(l), max.max(l)));
+            let worst = found.iter().zip(expected).map(|(f, e)| (f64::from(*f) - e).abs()).fold(0.0, f64::max);
+            assert!(worst <= 1e-4 * (max - min), "{name}, position {t}: {worst} of a range of {}", max - min);
+        }
+    }
+}
+
+/// Fed in other pieces, on other threads: the same to the bit, also where a window's cache has gone round.
+#[test]
+fn pieces_and_threads_change_nothing() {
+    let ids = ids(CONTEXT);
+    for (name, config) in families() {
+        let source = SyntheticModel::new(config, 18);
+        let expected = logits(&load(&source, 1), 64, &ids);
+        for (threads, batch) in [(1, 1), (2, 7), (3, 64)] {
+            assert!(logits(&load(&source, threads), batch, &ids) == expected, "{name}, {threads} threads, {batch}");
+        }
+    }
+}
+
+/// A layer with a window keeps as little as its window needs, and what can no longer be gone back to is forgotten whole.
+#[test]
+fn windows_keep_little() {
+    let (name, config) = families().swap_remove(1);
+    assert_eq!((name, config.window), ("window in all layers", Some(11)));
+    let source = SyntheticModel::new(config, 19);
+    let model = load(&source, 1);
+    let full = SyntheticModel::new(base(), 19);
+    let bytes = |model: &Arc<Model>| Session::cache_bytes(model, 4096, KvType::F16);
+    assert!(bytes(&model) * 20 < bytes(&load(&full, 1)), "{}", bytes(&model));
+
+    let ids = ids(CONTEXT);
+    let mut session = session(&model, 4);
+    let at_20 = session.feed(&ids[..20]).unwrap().to_vec();
+    assert_eq!(session.truncate(19), 19);
+    assert_eq!(session.feed(&ids[19..20]).unwrap(), at_20);
+    session.feed(&ids[20..]).unwrap();
+    assert_eq!(session.truncate(20), 0);
+    assert_eq!(session.feed(&ids[..20]).unwrap(), at_20);
+}
+
+#[test]
+fn learned_positions_end() {
+    let (_, config) = families().into_iter().find(|(name, _)| *name == "learned positions").unwrap();
+    let model = load(&SyntheticModel::new(config, 20), 1);
+    let options = SessionOptions { context: 2 * CONTEXT, ..SessionOptions::default() };
+    let mut session = Session::new(&model, &options).unwrap();
+    assert_eq!(session.context(), CONTEXT);
+    let error = session.feed(&ids(CONTEXT + 1)).unwrap_err().to_string();
+    assert!(error.starts_with("129 tokens do not fit in a context of 128"), "{error}");
+}
+
+/// The decoder in f64, written from the published models, one vector at a time.
+mod reference {
+    use super::*;
+
+    type Vector = Vec<f64>;
+
+    pub(crate) fn logits(model: &dyn Checkpoint, ids: &[u32]) -> Vec<Vector> {
+        let (w, c) = (Weights::new(model), model.config());
+        let mut stream: Vec<Vector> = ids.iter().enumerate().map(|(t, &id)| w.embed(t, id as usize)).collect();
+        for i in 0..c.n_layers {
+            let name = |short: &str| format!("blk.{i}.{short}");
+            let attn_in: Vec<Vector> = stream.iter().map(|h| w.norm(&name("attn_norm"), h, c.norm)).collect();
+            let attended = w.attention(i, &attn_in);
+            let added: Vec<Vector> = attended.iter().map(|x| w.linear(&name("attn_output"), x)).collect();
+            let added: Vec<Vector> = added.into_iter().map(|x| w.add_norm(&name("post_attention_norm"), x)).collect();
+            for t in 0..stream.len() {
+                let before = stream[t].clone();
+                add(&mut stream[t], &added[t]);
+                let ffn_in = match c.residual {
+                    Residual::Serial => w.norm(&name("ffn_norm"), &stream[t], c.norm),
+                    Residual::Parallel => w.norm(&name("ffn_norm"), &before, c.norm),
+                    Residual::ParallelOneNorm => attn_in[t].clone(),
+                };
+                let down = w.linear(&name("ffn_down"), &w.hidden(i, &ffn_in));
+                let down = w.add_norm(&name("post_ffw_norm"), down);
+                add(&mut stream[t], &down);
+            }
+        }
+        stream.iter().map(|h| w.head(h)).collect()
+    }
+
+    /// All tensors, by name.
+    struct Weights<'a>(&'a Config, HashMap<String, Vector>);
+
+    impl<'a> Weights<'a> {
+        fn new(model: &'a dyn Checkpoint) -> Self {
+            let expanded = |name: &str| model.read_all(name).unwrap().iter().map(|v| f64::from(*v)).collect();
+            Weights(model.config(), model.tensors().iter().map(|t| (t.name.clone(), expanded(&t.name))).collect())
+        }
+
+        fn get(&self, name: &str) -> &[f64] {
+            &self.1[name]
+        }
+
+        fn embed(&self, t: usize, id: usize) -> Vector {
+            let c = self.0;
+            let row = |name: &str, row: usize| self.get(name)[row * c.dim..][..c.dim].to_vec();
+            let mut h = row("token_embd.weight", id);
+            h.iter_mut().for_each(|v| *v *= f64::from(c.scales.embedding));
+            if c.learned_positions {
+                add(&mut h, &row("position_embd.weight", t));
+            }
+            h
+        }
+
+        fn norm(&self, name: &str, x: &[f64], norm: Norm) -> Vector {
+            let eps = f64::from(self.0.norm_eps);
+            let weight = self.get(&format!("{name}.weight"));
+            let mean = |x: &mut dyn Iterator<Item = f64>| x.sum::<f64>() / weight.len() as f64;
+            match norm {
+                Norm::Rms => {
+                    let square = mean(&mut x.iter().map(|v| v * v));
+                    x.iter().zip(weight).map(|(v, w)| v / (square + eps).sqrt() * w).collect()
+                }
+                Norm::Layer => {
+                    let bias = self.get(&format!("{name}.bias"));
+                    let middle = mean(&mut x.iter().copied());
+                    let variance = mean(&mut x.iter().map(|v| (v - middle).powi(2)));
+                    let each = x.iter().zip(weight.iter().zip(bias));
+                    each.map(|(v, (w, b))| (v - middle) / (variance + eps).sqrt() * w + b).collect()
+                }
+            }
+        }
+
+        /// What a block adds to the stream.
+        fn add_norm(&self, name: &str, mut x: Vector) -> Vector {
+            let c = self.0;
+            if c.post_norms {
+                x = self.norm(name, &x, Norm::Rms);
+            }
+            x.iter().map(|v| v * f64::from(c.scales.residual)).collect()
+        }
+
+        fn linear(&self, name: &str, x: &[f64]) -> Vector {
+            let weight = self.get(&format!("{name}.weight"));
+            let mut y: Vector = weight.chunks(x.len()).map(|row| dot(row, x)).collect();
+            if let Some(bias) = self.1.get(&format!("{name}.bias")) {
+                add(&mut y, bias);
+            }
+            y
+        }
+
+        fn hidden(&self, layer: usize, x: &[f64]) -> Vector {
+            let c = self.0;
+            let up = self.linear(&format!("blk.{layer}.ffn_up"), x);
+            if !c.gated {
+                return up.iter().map(|u| act(c.activation, *u)).collect();
+            }
+            let gate = self.linear(&format!("blk.{layer}.ffn_gate"), x);
+            gate.iter().zip(&up).map(|(g, u)| act(c.activation, *g) * u).collect()
+        }
+
+        fn heads(&self, layer: usize, short: &str, t: usize, x: &[f64]) -> Vec<Vector> {
+            let c = self.0;
+            let all = self.linear(&format!("blk.{layer}.attn_{short}"), x);
+            let rope = match c.layers.get(layer).map_or(LayerRope::Main, |kind| kind.rope) {
+                LayerRope::Main => Some(&c.rope),
+                LayerRope::Local => c.local_rope.as_ref(),
+                LayerRope::None => None,
+            };
+            let head = |head: &[f64]| {
+                let mut head = head.to_vec();
+                if c.qk_norm && short != "v" {
+                    head = self.norm(&format!("blk.{layer}.attn_{short}_norm"), &head, Norm::Rms);
+                }
+                if let (Some(rope), true) = (rope, short != "v") {
+                    turn(rope, t, &mut head);
+                }
+                head
+            };
+            all.chunks(c.head_dim).map(head).collect()
+        }
+
+        fn attention(&self, layer: usize, x: &[Vector]) -> Vec<Vector> {
+            let c = self.0;
+            let part = |short: &str| -> Vec<Vec<Vector>> {
+                x.iter().enumerate().map(|(t, x)| self.heads(layer, short, t, x)).collect()
+            };
+            let (q, k, v) = (part("q"), part("k"), part("v"));
+            let scale = c.scales.attention.map_or(1.0 / (c.head_dim as f64).sqrt(), f64::from);
+            let is_windowed = c.layers.get(layer).is_some_and(|kind| kind.windowed);
+            let window = c.window.filter(|_| is_windowed).unwrap_or(usize::MAX);
+            let attend = |t: usize, h: usize| -> Vector {
+                let kv = h / (c.n_heads / c.n_kv_heads);
+                let seen: Vec<usize> = (0..=t).filter(|s| t - s < window).collect();
+                let score = |s: &usize| {
+                    let score = dot(&q[t][h], &k[*s][kv]) * scale;
+                    c.scales.attention_cap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh()).exp()
+                };
+                let scores: Vector = seen.iter().map(score).collect();
+                let sum: f64 = scores.iter().sum();
+                (0..c.head_dim).map(|d| seen.iter().zip(&scores).map(|(&s, p)| p / sum * v[s][kv][d]).sum()).collect()
+            };
+            (0..x.len()).map(|t| (0..c.n_heads).flat_map(|h| attend(t, h)).collect()).collect()
+        }
+
+        fn head(&self, h: &[f64]) -> Vector {
+            let c = self.0;
+            let x = self.norm("output_norm", h, c.norm);
+            let mut logits = self.linear(if c.tied_head { "token_embd" } else { "output" }, &x);
+            for logit in &mut logits {
+                *logit *= f64::from(c.scales.logits);
+                if let Some(cap) = c.scales.logits_cap {
+                    *logit = f64::from(cap) * (*logit / f64::from(cap)).tanh();
+                }
+            }
+            logits
+        }
+    }
+
+    fn act(activation: Activation, x: f64) -> f64 {
+        match activation {
+            Activation::Silu => x / (1.0 + (-x).exp()),
+            Activation::GeluTanh => {
+                let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+                0.5 * x * (1.0 + u.tanh())
+            }
+            Activation::Gelu => 0.5 * x * (1.0 + erf(x / 2f64.sqrt())),
+        }
+    }
+
+    /// The Maclaurin series; the arguments of these small models are small.
+    fn erf(z: f64) -> f64 {
+        assert!(z.abs() < 5.0, "{z}");
+        let (mut term, mut sum) = (z, z);
+        for n in 1..200 {
+            term *= -z * z / f64::from(n);
+            sum += term / f64::from(2 * n + 1);
+        }
+        sum * 2.0 / std::f64::consts::PI.sqrt()
+    }
+
+    fn turn(rope: &Rope, position: usize, head: &mut [f64]) {
+        for i in 0..rope.dims / 2 {
+            let factor = rope.freq_factors.get(i).map_or(1.0, |f| f64::from(*f));
+            let angle = position as f64 * f64::from(rope.base).powf(-2.0 * i as f64 / rope.dims as f64) / factor;
+            let (a, b) = (i, i + rope.dims / 2);
+            let (x, y) = (head[a], head[b]);
+            head[a] = x * angle.cos() - y * angle.sin();
+            head[b] = x * angle.sin() + y * angle.cos();
+        }
+    }
+
+    fn dot(a: &[f64], b: &[f64]) -> f64 {
+        a.iter().zip(b).map(|(a, b)| a * b).sum()
+    }
+
+    fn add(a: &mut [f64], b: &[f64]) {
+        a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+    }
+}
