@@ -488,7 +488,7 @@ impl Window {
                     layer.ffn_output(engine, ws, wide, dense);
                 }
             }
-            let is_in_stream = !c.post_norms && !(is_parallel && site == Site::AttnOut);
+            let is_in_stream = !(c.post_norms || is_parallel && site == Site::AttnOut);
             match site.beside() {
                 Beside::Outputs if is_in_stream => see(dense),
                 _ => see(narrow),

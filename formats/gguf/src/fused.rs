@@ -4,12 +4,15 @@ use spm::Config;
 
 use crate::reader::{GgufFile, Tensor};
 
+/// GGUF's name of a part without its ending, and its rows.
+type Part = (&'static str, fn(&Config) -> usize);
+
 /// A fused module of every layer, and what it holds.
 pub(crate) struct Fused {
     /// Such as `attn_qkv`.
     pub(crate) name: &'static str,
     /// Ours, and how many outputs each has.
-    pub(crate) parts: &'static [(&'static str, fn(&Config) -> usize)],
+    pub(crate) parts: &'static [Part],
 }
 
 /// Queries, keys and values.

@@ -100,7 +100,7 @@ mod tests {
             tokens: 10,
             unsplit_tokens: 10,
             bytes: 40,
-            nll: 10.0 * (nats + if i % 2 == 0 { spread } else { -spread }),
+            nll: 10.0 * (nats + if i.is_multiple_of(2) { spread } else { -spread }),
             ..Sums::default()
         };
         Evaluation { documents: (0..documents).map(sums).collect(), divergences: Vec::new() }

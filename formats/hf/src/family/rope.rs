@@ -73,7 +73,7 @@ fn scale_llama3(parameters: Json, config: &mut Config) -> Result<(), Error> {
     let number = |key: &str| parameters.f32(key)?.ok_or_else(|| parameters.missing(key));
     let trained = number("original_max_position_embeddings")?;
     let (low, high) = (number("low_freq_factor")?, number("high_freq_factor")?);
-    if !(low < high) {
+    if low.partial_cmp(&high) != Some(std::cmp::Ordering::Less) {
         return parameters.refuse("low_freq_factor", format!("is {low}, expected less than high_freq_factor, {high}"));
     }
     config.rope.scale_llama3(Llama3 { factor: factor(parameters)?, low, high, trained });
