@@ -197,7 +197,10 @@ fn folders_of_all_families_give_the_logits_of_transformers() {
         let record: Value = serde_json::from_slice(&fs::read(folder.join("reference.json")).unwrap()).unwrap();
         let tokens = ids(&record["ids"]);
         let options = EngineOptions { threads: 2, precision: Precision::Exact, kernel: None };
-        let model = Arc::new(Model::load(&hf::open(&folder).unwrap(), &options).unwrap());
+        let file = hf::open(&folder).unwrap();
+        let tokenizer = Tokenizer::new(file.vocabulary().unwrap()).unwrap();
+        assert_eq!(tokenizer.encode(record["text"].as_str().unwrap(), Special::AsText), tokens, "{name}");
+        let model = Arc::new(Model::load(&file, &options).unwrap());
         let together = all_logits(&model, &tokens);
         let mut session = Session::new(&model, &SessionOptions { context: 0, kv: KvType::F32, batch: 64 }).unwrap();
         let apart: Vec<Vec<f32>> = tokens.iter().map(|id| session.feed(&[*id]).unwrap().to_vec()).collect();

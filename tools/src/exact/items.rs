@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::number;
 use crate::failure::Failure;
@@ -32,15 +33,8 @@ struct Raw {
     #[serde(rename = "Equation")]
     equation: Option<String>,
     #[serde(rename = "lSolutions")]
-    solutions: Option<Solutions>,
-}
-
-/// SVAMP has been published with a number, and with a list of one.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Solutions {
-    One(f64),
-    Many(Vec<f64>),
+    /// SVAMP has been published with a number, and with a list of one.
+    solutions: Option<Value>,
 }
 
 /// Reads the problems of `path`.
@@ -62,11 +56,12 @@ fn to_item(raw: Raw, line: usize) -> Result<Item, &'static str> {
     let (Some(body), Some(question)) = (raw.body, raw.s_question) else {
         return Err("neither `question` and `answer` (GSM8K) nor `Body` and `sQuestion` (SVAMP)");
     };
-    let number = match raw.solutions {
-        Some(Solutions::One(number)) => number,
-        Some(Solutions::Many(all)) if all.len() == 1 => all[0],
-        _ => return Err("not one number in `lSolutions`"),
+    let number = match &raw.solutions {
+        Some(Value::Array(all)) if all.len() == 1 => all[0].as_f64(),
+        Some(number) => number.as_f64(),
+        None => None,
     };
+    let number = number.ok_or("not one number in `lSolutions`")?;
     let body = body.trim();
     let stop = if body.ends_with(['.', '?', '!', ',']) { "" } else { "." };
     let solution = format!("{}\n#### {number}", raw.equation.as_deref().unwrap_or("").trim());

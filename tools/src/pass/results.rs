@@ -36,14 +36,37 @@ pub struct Record {
 
 /// One program.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Flat", into = "Flat")]
 pub struct Sample {
     /// How it fared.
-    #[serde(flatten)]
     pub verdict: Verdict,
     /// A hash of what was run; empty if nothing was.
     pub program: String,
     /// What the model wrote of it; empty for the items' own solutions.
     pub completion: String,
+}
+
+/// A sample as it is written. (What serde flattens by itself is not read where any crate of a build asks serde_json for
+/// arbitrary precision, as one of our tests' does.)
+#[derive(Serialize, Deserialize)]
+struct Flat {
+    outcome: Outcome,
+    why: String,
+    seconds: f64,
+    program: String,
+    completion: String,
+}
+
+impl From<Flat> for Sample {
+    fn from(Flat { outcome, why, seconds, program, completion }: Flat) -> Self {
+        Sample { verdict: Verdict { outcome, why, seconds }, program, completion }
+    }
+}
+
+impl From<Sample> for Flat {
+    fn from(Sample { verdict: Verdict { outcome, why, seconds }, program, completion }: Sample) -> Self {
+        Flat { outcome, why, seconds, program, completion }
+    }
 }
 
 impl Record {
