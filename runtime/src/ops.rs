@@ -20,19 +20,20 @@ pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
 
 /// `out = (x - mean) / sqrt(var + eps) * weight + bias`, sums in eight lanes as [`rms_norm`]'s (LayerNorm, Ba et al. 2016).
 pub(crate) fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
-    let sum_of = |term: &dyn Fn(f32) -> f32| {
-        let mut lanes = [0.0f32; 8];
-        for x in x.chunks(8) {
-            lanes.iter_mut().zip(x).for_each(|(lane, v)| *lane += term(*v));
-        }
-        sum_lanes(lanes)
-    };
-    let mean = sum_of(&|v| v) / x.len() as f32;
-    let variance = sum_of(&|v| (v - mean) * (v - mean)) / x.len() as f32;
+    let mean = sum_of(x, |v| v) / x.len() as f32;
+    let variance = sum_of(x, |v| (v - mean) * (v - mean)) / x.len() as f32;
     let scale = 1.0 / (variance + eps).sqrt();
     for ((o, v), (w, b)) in out.iter_mut().zip(x).zip(weight.iter().zip(bias)) {
         *o = (v - mean) * scale * w + b;
     }
+}
+
+fn sum_of(x: &[f32], term: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0.0f32; 8];
+    for x in x.chunks(8) {
+        lanes.iter_mut().zip(x).for_each(|(lane, v)| *lane += term(*v));
+    }
+    sum_lanes(lanes)
 }
 
 /// `gate = silu(gate) * up`, `silu(v) = v / (1 + exp(-v))` (SwiGLU, Shazeer 2020).

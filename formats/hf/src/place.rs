@@ -146,7 +146,7 @@ impl Place {
         }
     }
 
-    /// The smallest value that halves cannot hold, if there is one. The smallest ones lose digits that matter to no sum.
+    /// Whether halves hold every value, but for digits of the smallest ones, which matter to no sum.
     pub(crate) fn fits_in_halves(&self, shards: &[Shard]) -> Option<bool> {
         let most = f16::MAX.to_f32();
         Some(match self.dtype {

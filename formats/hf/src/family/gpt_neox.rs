@@ -33,6 +33,8 @@ const NAMES: Names = Names {
 
 fn config(source: &Source) -> Result<Config, Error> {
     let (mut config, json) = (decoder(source)?, source.json);
+    // Each head has keys and values of its own.
+    config.n_kv_heads = config.n_heads;
     config.norm_eps = json.f32("layer_norm_eps")?.unwrap_or(1e-5);
     let is_parallel = json.bool("use_parallel_residual")?.unwrap_or(true);
     config.residual = if is_parallel { Residual::Parallel } else { Residual::Serial };
