@@ -11,14 +11,13 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
 use clap::{Args, ValueEnum};
-use runtime::Splitter;
 use serde_json::json;
 
 use crate::cli::{Ready, RunArgs, name_file};
 use crate::failure::Failure;
-use crate::pass::progress;
 use crate::pass::stats::wilson;
 use crate::process;
+use crate::progress::counting_bar;
 use items::Item;
 use score::Scorer;
 
@@ -74,11 +73,9 @@ pub fn run(args: &ChoiceArgs, out: &mut impl Write) -> Result<(), Failure> {
     items.truncate(args.limit.map_or(usize::MAX, |n| n as usize));
     let style = settle(args, &items)?;
     let ready = Ready::load(&args.model, &args.run)?;
-    let list = ready.model.config().shortlist.as_ref();
-    let splitter = list.map(|list| Splitter::new(&ready.tokenizer, list)).transpose();
-    let splitter = splitter.map_err(|e| name_file(e.into(), &args.model))?;
+    let splitter = ready.splitter().map_err(|failure| name_file(failure, &args.model))?;
     let mut scorer = Scorer::new(&ready, splitter.as_ref(), &items, style)?;
-    let bar = progress::bar(items.len(), "questions");
+    let bar = counting_bar(items.len(), "questions");
     let mut found = Found::default();
     for item in &items {
         if interrupted.load(Ordering::SeqCst) {

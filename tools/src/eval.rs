@@ -5,7 +5,7 @@ mod matrix;
 mod single;
 mod texts;
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,6 +22,7 @@ use crate::failure::Failure;
 use crate::lexical::Kind;
 use crate::open::AnyModel;
 use crate::process;
+use crate::progress::counting_bar;
 use crate::subjects::{Subject, SubjectArgs};
 
 pub use texts::{Text, TextArgs};
@@ -125,7 +126,7 @@ pub fn on_text(
     unscored: usize,
     interrupted: &AtomicBool,
 ) -> Result<Vec<Evaluation>, Failure> {
-    let bar = progress_bar(text.windows.len());
+    let bar = counting_bar(text.windows.len(), "windows");
     let mut progress = |done: usize, so_far: &[Evaluation]| {
         bar.set_position(done as u64);
         let total = so_far[0].total();
@@ -139,15 +140,6 @@ pub fn on_text(
         true => Err(Failure::Interrupted),
         false => Ok(found),
     }
-}
-
-fn progress_bar(windows: usize) -> indicatif::ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return indicatif::ProgressBar::hidden();
-    }
-    let style = indicatif::ProgressStyle::with_template("{bar:30} {pos}/{len} windows, {eta} left, {msg}");
-    let bar = indicatif::ProgressBar::new(windows as u64);
-    style.map_or(bar.clone(), |style| bar.with_style(style))
 }
 
 /// What was found on one text, for programs.

@@ -17,9 +17,9 @@ use serde_json::json;
 use crate::cli::{Ready, RunArgs};
 use crate::failure::Failure;
 use crate::pass::model::{Sampling, Until, Writer};
-use crate::pass::progress;
 use crate::pass::stats::wilson;
 use crate::process;
+use crate::progress::counting_bar;
 use items::Item;
 
 /// The options of `spm exact`.
@@ -73,7 +73,7 @@ pub fn run(args: &ExactArgs, out: &mut impl Write, notes: &mut impl Write) -> Re
     let mut writer = Writer::new(&ready, longest, args.max_tokens as usize, &interrupted)?;
     let until = Until { stops: vec!["Question:".into()], finished: &number::is_finished };
     let sampling = Sampling { max_tokens: args.max_tokens as usize, temperature: 0.0, top_p: 1.0, seed: 0 };
-    let bar = progress::bar(items.len(), "problems");
+    let bar = counting_bar(items.len(), "problems");
     let mut found = Found::default();
     for item in &items {
         if interrupted.load(Ordering::SeqCst) {

@@ -4,6 +4,8 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
+use tempfile::NamedTempFile;
+
 use crate::failure::Failure;
 
 /// Refuses before any work is done if something is at `path` already.
@@ -17,7 +19,17 @@ pub fn refuse_existing(path: &Path) -> Result<(), Failure> {
 /// Writes `text` to a new file at `path`.
 pub fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
     let refused = |e: std::io::Error| Failure::Runtime(format!("{}: cannot write: {e}", path.display()));
-    let folder = path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new("."));
+    let mut file = unfinished(path).map_err(refused)?;
+    file.write_all(text.as_bytes()).map_err(refused)?;
+    match file.persist_noclobber(path) {
+        Ok(_) => Ok(()),
+        Err(e) if e.error.kind() == std::io::ErrorKind::AlreadyExists => Err(exists(path)),
+        Err(e) => Err(refused(e.error)),
+    }
+}
+
+/// A file beside `path` that is to get its name once it is whole.
+pub fn unfinished(path: &Path) -> std::io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".").suffix(".unfinished");
     #[cfg(unix)]
@@ -25,13 +37,7 @@ pub fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
         use std::os::unix::fs::PermissionsExt;
         builder.permissions(fs::Permissions::from_mode(0o666));
     }
-    let mut file = builder.tempfile_in(folder).map_err(refused)?;
-    file.write_all(text.as_bytes()).map_err(refused)?;
-    match file.persist_noclobber(path) {
-        Ok(_) => Ok(()),
-        Err(e) if e.error.kind() == std::io::ErrorKind::AlreadyExists => Err(exists(path)),
-        Err(e) => Err(refused(e.error)),
-    }
+    builder.tempfile_in(spm::folder_of(path))
 }
 
 fn exists(path: &Path) -> Failure {

@@ -11,7 +11,6 @@ pub mod jsonl;
 pub mod language;
 pub mod model;
 pub mod program;
-pub mod progress;
 pub mod protocol;
 pub mod results;
 mod run;

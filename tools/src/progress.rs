@@ -47,12 +47,22 @@ impl<'a> Shown<'a> {
     }
 }
 
-/// A bar on standard error; hidden where that is no terminal.
+/// A bar that tells percents, of work whose length is set later.
 pub fn progress_bar() -> ProgressBar {
+    bar(1, "{bar:30} {percent:>3}%  {msg}")
+}
+
+/// A bar that counts `n` of `what`.
+pub fn counting_bar(n: usize, what: &str) -> ProgressBar {
+    bar(n, &format!("{{bar:30}} {{pos}}/{{len}} {what}, {{eta}} left, {{msg}}"))
+}
+
+/// A bar on standard error; hidden where that is no terminal.
+fn bar(length: usize, template: &str) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let bar = ProgressBar::new(1);
-    let style = ProgressStyle::with_template("{bar:30} {percent:>3}%  {msg}");
+    let bar = ProgressBar::new(length as u64);
+    let style = ProgressStyle::with_template(template);
     style.map_or(bar.clone(), |style| bar.with_style(style))
 }

@@ -8,6 +8,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::failure::Failure;
+use crate::new_file::unfinished;
 
 pub use facts::{Calibration, FORMAT, Facts, Matrix, Options, Source, Totals, Warning};
 
@@ -79,14 +80,7 @@ fn write_whole(path: &Path, text: &str) -> Result<(), Failure> {
     let failure = |e: std::io::Error| {
         Failure::Runtime(format!("{}: cannot write the report: {e}; the model itself is finished", path.display()))
     };
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".report-").suffix(".unfinished");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(fs::Permissions::from_mode(0o666));
-    }
-    let mut file = builder.tempfile_in(spm::folder_of(path)).map_err(failure)?;
+    let mut file = unfinished(path).map_err(failure)?;
     file.write_all(text.as_bytes()).map_err(failure)?;
     file.as_file().sync_all().map_err(failure)?;
     file.persist(path).map_err(|e| failure(e.error))?;

@@ -21,10 +21,11 @@ use super::sandbox::{Limits, Sandbox};
 use super::summary::Summary;
 use super::toolchain::Toolchain;
 use super::verdict::{Outcome, Verdict, judge};
-use super::{compare, fingerprint, progress, protocol};
+use super::{compare, fingerprint, protocol};
 use crate::cli::Ready;
 use crate::failure::Failure;
 use crate::process;
+use crate::progress::counting_bar;
 
 /// Runs the command and prints its figures to `out`, what else there is to say to `notes`.
 pub fn run(args: &PassArgs, out: &mut impl Write, notes: &mut impl Write) -> Result<(), Failure> {
@@ -64,7 +65,7 @@ pub fn run(args: &PassArgs, out: &mut impl Write, notes: &mut impl Write) -> Res
         results,
         records,
         asked: &asked,
-        bar: progress::bar(asked.len(), "programs"),
+        bar: counting_bar(asked.len(), "programs"),
     };
     bench.run(ready.as_ref())?;
     if args.canonical {
