@@ -17,7 +17,7 @@ const NAMES: Names = Names {
         ("output", "lm_head"),
     ],
     layers: "transformer.h",
-    inside: &[
+    inside: &[&[
         ("attn_norm", "ln_1", Piece::All),
         ("attn_q", "attn.c_attn", Piece::Query),
         ("attn_k", "attn.c_attn", Piece::Key),
@@ -26,7 +26,7 @@ const NAMES: Names = Names {
         ("ffn_norm", "ln_2", Piece::All),
         ("ffn_up", "mlp.c_fc", Piece::All),
         ("ffn_down", "mlp.c_proj", Piece::All),
-    ],
+    ]],
     transposed: true,
     norm_plus: 0.0,
 };

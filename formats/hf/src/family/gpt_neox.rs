@@ -3,7 +3,7 @@
 
 use spm::{Config, Norm, Residual};
 
-use super::names::{Names, Piece};
+use super::names::{NORMS, Names, Piece};
 use super::{Family, Source, decoder, is_tied};
 use crate::error::Error;
 
@@ -18,14 +18,15 @@ const NAMES: Names = Names {
     ],
     layers: "gpt_neox.layers",
     inside: &[
-        ("attn_norm", "input_layernorm", Piece::All),
-        ("attn_q", "attention.query_key_value", Piece::QueryOfHeads),
-        ("attn_k", "attention.query_key_value", Piece::KeyOfHeads),
-        ("attn_v", "attention.query_key_value", Piece::ValueOfHeads),
-        ("attn_output", "attention.dense", Piece::All),
-        ("ffn_norm", "post_attention_layernorm", Piece::All),
-        ("ffn_up", "mlp.dense_h_to_4h", Piece::All),
-        ("ffn_down", "mlp.dense_4h_to_h", Piece::All),
+        NORMS,
+        &[
+            ("attn_q", "attention.query_key_value", Piece::QueryOfHeads),
+            ("attn_k", "attention.query_key_value", Piece::KeyOfHeads),
+            ("attn_v", "attention.query_key_value", Piece::ValueOfHeads),
+            ("attn_output", "attention.dense", Piece::All),
+            ("ffn_up", "mlp.dense_h_to_4h", Piece::All),
+            ("ffn_down", "mlp.dense_4h_to_h", Piece::All),
+        ],
     ],
     transposed: false,
     norm_plus: 0.0,

@@ -12,12 +12,16 @@ pub(crate) struct Names {
     pub(super) outside: &'static [(&'static str, &'static str)],
     /// What comes before the number of a layer.
     pub(super) layers: &'static str,
-    pub(super) inside: &'static [(&'static str, &'static str, Piece)],
+    /// Inside of layers: blocks of ours, theirs, and which part of it.
+    pub(super) inside: &'static [&'static [Module]],
     /// Matrices of layers are stored as (inputs, outputs).
     pub(super) transposed: bool,
     /// What is to be added to the weights of norms.
     pub(super) norm_plus: f32,
 }
+
+/// Ours, theirs, and which part of it is ours.
+pub(super) type Module = (&'static str, &'static str, Piece);
 
 /// Which part of their module's outputs are ours.
 #[derive(Clone, Copy)]
@@ -49,19 +53,7 @@ pub(super) const LLAMA: Names = Names {
     root: "model.",
     outside: OUTSIDE,
     layers: "model.layers",
-    inside: &[
-        ("attn_norm", "input_layernorm", Piece::All),
-        ("attn_q", "self_attn.q_proj", Piece::All),
-        ("attn_k", "self_attn.k_proj", Piece::All),
-        ("attn_v", "self_attn.v_proj", Piece::All),
-        ("attn_q_norm", "self_attn.q_norm", Piece::All),
-        ("attn_k_norm", "self_attn.k_norm", Piece::All),
-        ("attn_output", "self_attn.o_proj", Piece::All),
-        ("ffn_norm", "post_attention_layernorm", Piece::All),
-        ("ffn_gate", "mlp.gate_proj", Piece::All),
-        ("ffn_up", "mlp.up_proj", Piece::All),
-        ("ffn_down", "mlp.down_proj", Piece::All),
-    ],
+    inside: &[NORMS, SELF_ATTENTION, GATED],
     transposed: false,
     norm_plus: 0.0,
 };
@@ -69,19 +61,14 @@ pub(super) const LLAMA: Names = Names {
 /// Of a family with Gemma 2's names: norms after the blocks, too, and all norms less one.
 pub(super) const GEMMA2: Names = Names {
     inside: &[
-        ("attn_norm", "input_layernorm", Piece::All),
-        ("attn_q", "self_attn.q_proj", Piece::All),
-        ("attn_k", "self_attn.k_proj", Piece::All),
-        ("attn_v", "self_attn.v_proj", Piece::All),
-        ("attn_q_norm", "self_attn.q_norm", Piece::All),
-        ("attn_k_norm", "self_attn.k_norm", Piece::All),
-        ("attn_output", "self_attn.o_proj", Piece::All),
-        ("post_attention_norm", "post_attention_layernorm", Piece::All),
-        ("ffn_norm", "pre_feedforward_layernorm", Piece::All),
-        ("ffn_gate", "mlp.gate_proj", Piece::All),
-        ("ffn_up", "mlp.up_proj", Piece::All),
-        ("ffn_down", "mlp.down_proj", Piece::All),
-        ("post_ffw_norm", "post_feedforward_layernorm", Piece::All),
+        &[
+            ("attn_norm", "input_layernorm", Piece::All),
+            ("post_attention_norm", "post_attention_layernorm", Piece::All),
+            ("ffn_norm", "pre_feedforward_layernorm", Piece::All),
+            ("post_ffw_norm", "post_feedforward_layernorm", Piece::All),
+        ],
+        SELF_ATTENTION,
+        GATED,
     ],
     norm_plus: 1.0,
     ..LLAMA
@@ -89,6 +76,26 @@ pub(super) const GEMMA2: Names = Names {
 
 pub(super) const OUTSIDE: &[(&str, &str)] =
     &[("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
+
+/// A norm before each block.
+pub(super) const NORMS: &[Module] =
+    &[("attn_norm", "input_layernorm", Piece::All), ("ffn_norm", "post_attention_layernorm", Piece::All)];
+
+pub(super) const SELF_ATTENTION: &[Module] = &[
+    ("attn_q", "self_attn.q_proj", Piece::All),
+    ("attn_k", "self_attn.k_proj", Piece::All),
+    ("attn_v", "self_attn.v_proj", Piece::All),
+    ("attn_q_norm", "self_attn.q_norm", Piece::All),
+    ("attn_k_norm", "self_attn.k_norm", Piece::All),
+    ("attn_output", "self_attn.o_proj", Piece::All),
+];
+
+/// A gated feed-forward block.
+const GATED: &[Module] = &[
+    ("ffn_gate", "mlp.gate_proj", Piece::All),
+    ("ffn_up", "mlp.up_proj", Piece::All),
+    ("ffn_down", "mlp.down_proj", Piece::All),
+];
 
 impl Names {
     /// Where our tensor `name`, of `rows` rows or one, comes from; `None` if the family has no name for it.
@@ -101,7 +108,7 @@ impl Names {
             let name = format!("{theirs}.{kind}");
             return Some(Whence { name, features: Features::all(n), transposed: false, plus });
         };
-        let (_, theirs, piece) = self.inside.iter().find(|(ours, ..)| *ours == short)?;
+        let (_, theirs, piece) = self.inside.iter().copied().flatten().find(|(ours, ..)| *ours == short)?;
         let features = piece.features(c, if rows == 1 { len_inside(c, short) } else { rows });
         let name = format!("{}.{index}.{theirs}.{kind}", self.layers);
         Some(Whence { name, features, transposed: self.transposed && rows > 1, plus })

@@ -10,7 +10,7 @@ pub(super) const FAMILY: Family = Family { model_type: "phi", config, names: NAM
 
 const NAMES: Names = Names {
     outside: &[("token_embd", "model.embed_tokens"), ("output_norm", "model.final_layernorm"), ("output", "lm_head")],
-    inside: &[
+    inside: &[&[
         ("attn_norm", "input_layernorm", Piece::All),
         ("attn_q", "self_attn.q_proj", Piece::All),
         ("attn_k", "self_attn.k_proj", Piece::All),
@@ -18,7 +18,7 @@ const NAMES: Names = Names {
         ("attn_output", "self_attn.dense", Piece::All),
         ("ffn_up", "mlp.fc1", Piece::All),
         ("ffn_down", "mlp.fc2", Piece::All),
-    ],
+    ]],
     ..LLAMA
 };
 

@@ -2,7 +2,7 @@
 
 use spm::Config;
 
-use super::names::{LLAMA, Names, Piece};
+use super::names::{LLAMA, NORMS, Names, Piece};
 use super::{Family, Source, decoder, window};
 use crate::error::Error;
 
@@ -10,15 +10,16 @@ pub(super) const FAMILY: Family = Family { model_type: "phi3", config, names: NA
 
 const NAMES: Names = Names {
     inside: &[
-        ("attn_norm", "input_layernorm", Piece::All),
-        ("attn_q", "self_attn.qkv_proj", Piece::Query),
-        ("attn_k", "self_attn.qkv_proj", Piece::Key),
-        ("attn_v", "self_attn.qkv_proj", Piece::Value),
-        ("attn_output", "self_attn.o_proj", Piece::All),
-        ("ffn_norm", "post_attention_layernorm", Piece::All),
-        ("ffn_gate", "mlp.gate_up_proj", Piece::Gate),
-        ("ffn_up", "mlp.gate_up_proj", Piece::Up),
-        ("ffn_down", "mlp.down_proj", Piece::All),
+        NORMS,
+        &[
+            ("attn_q", "self_attn.qkv_proj", Piece::Query),
+            ("attn_k", "self_attn.qkv_proj", Piece::Key),
+            ("attn_v", "self_attn.qkv_proj", Piece::Value),
+            ("attn_output", "self_attn.o_proj", Piece::All),
+            ("ffn_gate", "mlp.gate_up_proj", Piece::Gate),
+            ("ffn_up", "mlp.gate_up_proj", Piece::Up),
+            ("ffn_down", "mlp.down_proj", Piece::All),
+        ],
     ],
     ..LLAMA
 };

@@ -2,23 +2,14 @@
 
 use spm::{Config, Norm};
 
-use super::names::{LLAMA, Names, Piece};
+use super::names::{LLAMA, NORMS, Names, Piece, SELF_ATTENTION};
 use super::{Family, Source, decoder, window};
 use crate::error::Error;
 
 pub(super) const FAMILY: Family = Family { model_type: "starcoder2", config, names: NAMES };
 
 const NAMES: Names = Names {
-    inside: &[
-        ("attn_norm", "input_layernorm", Piece::All),
-        ("attn_q", "self_attn.q_proj", Piece::All),
-        ("attn_k", "self_attn.k_proj", Piece::All),
-        ("attn_v", "self_attn.v_proj", Piece::All),
-        ("attn_output", "self_attn.o_proj", Piece::All),
-        ("ffn_norm", "post_attention_layernorm", Piece::All),
-        ("ffn_up", "mlp.c_fc", Piece::All),
-        ("ffn_down", "mlp.c_proj", Piece::All),
-    ],
+    inside: &[NORMS, SELF_ATTENTION, &[("ffn_up", "mlp.c_fc", Piece::All), ("ffn_down", "mlp.c_proj", Piece::All)]],
     ..LLAMA
 };
 
