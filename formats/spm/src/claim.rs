@@ -3,6 +3,8 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::ErrorKind;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use fs4::FileExt;
 
@@ -17,7 +19,7 @@ pub fn claim(path: &Path) -> Result<File, Error> {
     }
     let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
     let file = opened.map_err(Error::io("create", path))?;
-    match file.try_lock() {
+    match lock(&file) {
         Err(TryLockError::WouldBlock) => return Err(Error::Busy { path: path.to_owned() }),
         Err(TryLockError::Error(e)) if e.kind() != ErrorKind::Unsupported => return Err(Error::io("lock", path)(e)),
         _ => {}
@@ -28,6 +30,21 @@ pub fn claim(path: &Path) -> Result<File, Error> {
         Ok(named) if named == locked => Ok(file),
         _ => Err(Error::Busy { path: path.to_owned() }),
     }
+}
+
+/// Locks `file` for this process, or says that another has it.
+///
+/// A program that another thread is starting has all files of this process, and their locks, until it has begun: so a lock that
+/// is held is waited for a little.
+pub fn lock(file: &File) -> Result<(), TryLockError> {
+    const TRIES: usize = 20;
+    for _ in 1..TRIES {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(5)),
+            other => return other,
+        }
+    }
+    file.try_lock()
 }
 
 /// Makes `file` at least `bytes` long, on room that is there. File systems that cannot reserve are taken as they are; a

@@ -94,7 +94,7 @@ impl Results {
         let failed = |e: std::io::Error| Failure::Runtime(format!("{}: cannot write: {e}", path.display()));
         let mut file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
-        match file.try_lock() {
+        match spm::claim::lock(&file) {
             Err(TryLockError::WouldBlock) => {
                 let message = format!("{}: another run is writing it; wait for that, or name another", path.display());
                 return Err(Failure::Runtime(message));
