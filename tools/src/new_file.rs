@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use tempfile::NamedTempFile;
+use spm::claim::unfinished;
 
 use crate::failure::Failure;
 
@@ -19,25 +19,13 @@ pub fn refuse_existing(path: &Path) -> Result<(), Failure> {
 /// Writes `text` to a new file at `path`.
 pub fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
     let refused = |e: std::io::Error| Failure::Runtime(format!("{}: cannot write: {e}", path.display()));
-    let mut file = unfinished(path).map_err(refused)?;
+    let mut file = unfinished(path).map_err(|e| Failure::Runtime(e.to_string()))?;
     file.write_all(text.as_bytes()).map_err(refused)?;
     match file.persist_noclobber(path) {
         Ok(_) => Ok(()),
         Err(e) if e.error.kind() == std::io::ErrorKind::AlreadyExists => Err(exists(path)),
         Err(e) => Err(refused(e.error)),
     }
-}
-
-/// A file beside `path` that is to get its name once it is whole.
-pub fn unfinished(path: &Path) -> std::io::Result<NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".").suffix(".unfinished");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(fs::Permissions::from_mode(0o666));
-    }
-    builder.tempfile_in(spm::folder_of(path))
 }
 
 fn exists(path: &Path) -> Failure {
@@ -52,6 +40,7 @@ mod tests {
     fn what_is_there_stays() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.html");
+        fs::write(folder.path().join(".a.html.unfinished"), "of a killed process, longer than what comes").unwrap();
         refuse_existing(&path).unwrap();
         write_new(&path, "first").unwrap();
         for refused in [refuse_existing(&path), write_new(&path, "second")] {

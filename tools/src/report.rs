@@ -7,8 +7,9 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
+use spm::claim::unfinished;
+
 use crate::failure::Failure;
-use crate::new_file::unfinished;
 
 pub use facts::{Calibration, FORMAT, Facts, Matrix, Options, Source, Totals, Warning};
 
@@ -80,7 +81,8 @@ fn write_whole(path: &Path, text: &str) -> Result<(), Failure> {
     let failure = |e: std::io::Error| {
         Failure::Runtime(format!("{}: cannot write the report: {e}; the model itself is finished", path.display()))
     };
-    let mut file = unfinished(path).map_err(failure)?;
+    let mut file =
+        unfinished(path).map_err(|e| Failure::Runtime(format!("report: {e}; the model itself is finished")))?;
     file.write_all(text.as_bytes()).map_err(failure)?;
     file.as_file().sync_all().map_err(failure)?;
     file.persist(path).map_err(|e| failure(e.error))?;

@@ -1,5 +1,6 @@
 //! Files that are written over hours: by one process at a time, on room reserved beforehand.
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::ErrorKind;
 use std::path::Path;
@@ -7,8 +8,10 @@ use std::thread;
 use std::time::Duration;
 
 use fs4::FileExt;
+use tempfile::{NamedTempFile, TempPath};
 
 use crate::error::Error;
+use crate::folder_of;
 
 /// Opens `path` for reading and writing, with what it holds, or creates it; it is this process's own until it is closed.
 /// Where a file system has no locks nothing keeps others off.
@@ -30,6 +33,19 @@ pub fn claim(path: &Path) -> Result<File, Error> {
         Ok(named) if named == locked => Ok(file),
         _ => Err(Error::Busy { path: path.to_owned() }),
     }
+}
+
+/// An empty `.NAME.unfinished` beside `path`, this process's own, to get that name once it is whole. Dropped before, it
+/// is gone; what a killed process left of it is written over.
+pub fn unfinished(path: &Path) -> Result<NamedTempFile, Error> {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".unfinished");
+    let beside = folder_of(path).join(name);
+    let file = claim(&beside)?;
+    file.set_len(0).map_err(Error::io("write", &beside))?;
+    let removed_on_drop = TempPath::try_from_path(&beside).map_err(Error::io("create", &beside))?;
+    Ok(NamedTempFile::from_parts(file, removed_on_drop))
 }
 
 /// Locks `file` for this process, or says that another has it.

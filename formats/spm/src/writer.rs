@@ -1,14 +1,13 @@
 //! Writes a sparse model file tensor by tensor, beside its place, and puts it there when it is whole.
 
 use std::collections::HashSet;
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use tempfile::{NamedTempFile, TempPath};
+use tempfile::NamedTempFile;
 
-use crate::claim::{claim, reserve};
+use crate::claim::{reserve, unfinished};
 use crate::config::Config;
 use crate::error::{Error, Fault};
 use crate::header::{self, Header, MAGIC, SECTION_ALIGN, Section};
@@ -44,7 +43,7 @@ impl SpmWriter {
     /// One process at a time may write to a path; what a killed one left is written over.
     pub fn create(path: &Path, options: &WriterOptions) -> Result<Self, Error> {
         refuse_to_overwrite(path, options)?;
-        let file = open_unfinished(path)?;
+        let file = unfinished(path)?;
         reserve(file.as_file(), options.expected_bytes).map_err(Error::io("reserve room for", path))?;
         let mut out = Hashed { file, at: SECTION_ALIGN, identity: blake3::Hasher::new(), crc: 0 };
         out.file.seek(SeekFrom::Start(SECTION_ALIGN)).map_err(Error::io("write", path))?;
@@ -218,18 +217,6 @@ fn is_sparse_model(path: &Path) -> bool {
     let mut start = [0; MAGIC.len()];
     let is_file = fs::metadata(path).is_ok_and(|m| m.is_file());
     is_file && File::open(path).and_then(|mut f| f.read_exact(&mut start)).is_ok() && start == MAGIC
-}
-
-/// An empty `.NAME.unfinished` beside `path`, this process's own.
-fn open_unfinished(path: &Path) -> Result<NamedTempFile, Error> {
-    let mut name = OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(".unfinished");
-    let beside = folder_of(path).join(name);
-    let file = claim(&beside)?;
-    file.set_len(0).map_err(Error::io("write", &beside))?;
-    let removed_on_drop = TempPath::try_from_path(&beside).map_err(Error::io("create", &beside))?;
-    Ok(NamedTempFile::from_parts(file, removed_on_drop))
 }
 
 /// Where a file at `path` is, also where that is said without a folder.
