@@ -3,8 +3,8 @@
 //! The loss of a matrix is taken to be `c * e^2`: `e` the relative error of its outputs on held-out tokens, which is measured
 //! for every treatment on a sample of its rows; `c` what the model makes of such errors, which is measured once, as the KL
 //! divergence of its predictions when half of that matrix alone is pruned. Losses of matrices are taken to add up, which
-//! holds for small ones. Sparse treatments are tried by SparseGPT, whose factor is shared by all of them; what then prunes
-//! is the method that was asked for.
+//! holds for small ones. Sparse treatments are tried by SparseGPT, whose factor is shared by all of them, among the weights that the
+//! method compares; what then prunes is the method that was asked for.
 
 use std::ops::ControlFlow;
 
@@ -21,7 +21,7 @@ use crate::driver::{
 };
 use crate::error::Error;
 use crate::method::{Needs, by_name};
-use crate::pattern::{Group, Pattern};
+use crate::pattern::Pattern;
 use crate::plan::{self, plan};
 use crate::provenance::sha256_of_windows;
 use crate::shortlist::shortened;
@@ -58,12 +58,13 @@ pub(super) fn allocate(
 }
 
 /// All that measures depend on besides the source.
-fn facts(options: &PruneOptions, windows: &[Vec<u32>]) -> [(&'static str, String); 4] {
+fn facts(options: &PruneOptions, windows: &[Vec<u32>]) -> [(&'static str, String); 5] {
     [
         ("program", format!("{} {}", env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))),
         ("calibration tokens", sha256_of_windows(windows)),
         ("kernels", runtime::simd::best().name().to_owned()),
         ("rounding", options.rounding.to_string()),
+        ("weights compared", options.group_of_method().to_string()),
     ]
 }
 
@@ -345,7 +346,7 @@ fn tried(
 ) -> Result<Outcome, Error> {
     let options = PruneOptions {
         method: by_name("sparsegpt")?,
-        group: Some(Group::Matrix),
+        group: Some(options.group_of_method()),
         rounding: options.rounding,
         pattern: treatment.pattern,
         values: treatment.values,
