@@ -93,7 +93,7 @@ pub(super) fn work(source: &dyn Checkpoint, nsamples: usize, seqlen: usize) -> u
     let products: u64 =
         Site::ALL.iter().map(|site| site.width(c) as u64).map(|d| d * d / 8 * tokens + d * d * d / 3).sum();
     let tried = |(rows, cols): (usize, usize)| {
-        let sample = rows.min(SAMPLE) * 10;
+        let sample = rows.min(SAMPLE) * 20;
         (rows + 6 * sample) as u64 * (cols * cols) as u64
     };
     runs + all * tokens + products * c.n_layers as u64 + layer_matrices(c).map(|(_, shape)| tried(shape)).sum::<u64>()
@@ -133,6 +133,20 @@ fn sparse_treatments(cols: usize, options: &PruneOptions, budget: Budget) -> Vec
     let fixed = Treatment { pattern: Pattern::KeepNofM { n: 2, m: 4 }, values: ValueType::Q4 };
     let has_fixed = fixed.encoding(cols).is_ok_and(|e| e == Encoding::Q4Keep2Of4);
     sparse.into_iter().chain(has_fixed.then_some(fixed)).collect()
+}
+
+/// What is measured of a matrix of `cols` columns: all that a size or a sparsity to share out may choose of, so that one file of
+/// measures serves both. Trying one more is cheap beside the rest.
+fn measured(cols: usize, options: &PruneOptions) -> Vec<Treatment> {
+    let of_sparsity = sparse_treatments(cols, options, Budget::OfUniform);
+    let of_size = sparse_treatments(cols, options, Budget::File(0));
+    let mut all = dense_treatments().to_vec();
+    for treatment in [&[Treatment::dense(options.values)], &of_sparsity[..], &of_size].concat() {
+        if !all.contains(&treatment) {
+            all.push(treatment);
+        }
+    }
+    all
 }
 
 /// A matrix or table of the new model, and what may become of it.
@@ -192,8 +206,9 @@ impl Search<'_> {
                 let inputs = stream.observe(&layer, None, site, Needs::Gram, &mut |_| Ok(()))?;
                 let pool = stream.pool();
                 for item in unknown {
-                    let losses = self.losses_of_matrix(&self.items[item], &inputs, &pool, &mut probe)?;
-                    self.note(item, &losses, index)?;
+                    let treatments = measured(self.items[item].shape.1, self.options);
+                    let losses = self.losses_of_matrix(&self.items[item], &treatments, &inputs, &pool, &mut probe)?;
+                    self.note(item, &treatments, &losses, index)?;
                 }
             }
             stream.leave(&layer, &mut |_| Ok(()))?;
@@ -214,7 +229,8 @@ impl Search<'_> {
                 let stored = encode_table(self.source, name, &all, cols, encoding, &mut |_| Ok(()))?;
                 losses.push(probe.divergence(name, stored)?);
             }
-            self.note(item, &losses, 0)?;
+            let treatments = treatments.clone();
+            self.note(item, &treatments, &losses, 0)?;
             self.sensitivity.save()?;
         }
         Ok(())
@@ -226,20 +242,20 @@ impl Search<'_> {
         all.filter(|(_, item)| are(&item.name) && !item.is_known(&self.sensitivity)).map(|(i, _)| i).collect()
     }
 
-    fn note(&mut self, item: usize, losses: &[f64], layer: usize) -> Result<(), Error> {
-        let Item { name, treatments, .. } = &self.items[item];
-        self.sensitivity.add(name, treatments, losses);
+    fn note(&mut self, item: usize, treatments: &[Treatment], losses: &[f64], layer: usize) -> Result<(), Error> {
+        self.sensitivity.add(&self.items[item].name, treatments, losses);
         self.tick(layer)
     }
 
     fn losses_of_matrix(
         &self,
         item: &Item,
+        treatments: &[Treatment],
         inputs: &Inputs,
         pool: &rayon::ThreadPool,
         probe: &mut Probe,
     ) -> Result<Vec<f64>, Error> {
-        let Item { name, shape, treatments } = item;
+        let Item { name, shape, .. } = item;
         let (name, shape, options) = (&name[..], *shape, self.options);
         let dense = read_all(self.source, name)?;
         check_finite(name, &dense, shape.1)?;
