@@ -71,7 +71,9 @@ fn a_file_of_a_size_is_measured_once_for_all_sizes() {
     let measures = fs::read(&kept).unwrap();
     let small = folder.pruned("small.spm", &["--size", "1.2MB", "--sensitivity", &kept, "--no-report-files"]);
     assert!(small.len() < large.len() && small.len() <= 1_200_000 && large.len() <= 2_000_000);
-    assert_eq!(fs::read(&kept).unwrap(), measures);
+    let shared_out = ["--profile", "auto", "--sparsity", "0.5", "--sensitivity", &kept, "--no-report-files", "--force"];
+    folder.pruned("large.spm", &shared_out);
+    assert!(fs::read(&kept).unwrap() == measures, "a sparsity to share out has its measures too");
     // Nothing is left where nobody asked to keep it.
     assert!(folder.pruned("same.spm", &["--size", "1.2MB", "--no-report-files"]) == small);
     assert_eq!(folder.names(), ["dense.spm", "kept.json", "large.spm", "same.spm", "small.spm", "text.py"]);
@@ -83,7 +85,7 @@ fn a_file_of_a_size_is_measured_once_for_all_sizes() {
     let (code, _, said) = folder.prune("same.spm", &["--size", "1.2MB", "--sensitivity", &kept, "--force"]);
     assert!(code == 1 && said.contains("kept.json: holds no sensitivities"), "{said}");
     assert_eq!(fs::read_to_string(&kept).unwrap(), "my notes");
-    let (code, _, said) = folder.prune("same.spm", &["--size", "100KB", "--force"]);
+    let (code, _, said) = folder.prune("same.spm", &["--size", "100KB", "--force", "--dry-run"]);
     assert!(code == 1 && said.contains("100000 bytes are too few: the smallest mix takes "), "{said}");
 }
 

@@ -109,6 +109,7 @@ fn plan_profile(
     nsamples: usize,
     seqlen: usize,
 ) -> Result<Plan, Error> {
+    profile.check(source, options)?;
     let mut plan = plan(source, options, nsamples, seqlen)?;
     plan.peak_bytes = plan.peak_bytes.max(profile.peak_bytes(source, options, nsamples, seqlen));
     plan.measuring_work = profile.work(source, nsamples, seqlen);

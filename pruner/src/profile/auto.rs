@@ -9,10 +9,10 @@
 use std::ops::ControlFlow;
 
 use runtime::Layer;
-use spm::{Checkpoint, Config, Encoding, matrix};
+use spm::{Checkpoint, Encoding, matrix};
 
 use super::Budget;
-use super::mix::{Choice, cheapest};
+use super::candidates::{Candidates, Item, measured};
 use super::probe::Probe;
 use super::sensitivity::{Sensitivity, SensitivityFile};
 use crate::allocation::{Allocation, Treatment, ValueType};
@@ -22,9 +22,8 @@ use crate::driver::{
 use crate::error::Error;
 use crate::method::{Needs, by_name};
 use crate::pattern::Pattern;
-use crate::plan::{self, plan};
+use crate::plan;
 use crate::provenance::sha256_of_windows;
-use crate::shortlist::shortened;
 use crate::statistics::Inputs;
 use crate::stream::{self, Site, Stream};
 
@@ -46,15 +45,15 @@ pub(super) fn allocate(
     if windows.len() <= JUDGED {
         return Err(Error::option("calibration windows", &windows.len().to_string(), "3 or more for profile `auto`"));
     }
-    let config = shortened(source, options.shortlist.as_ref())?;
-    let items = items(source, &config, options, budget);
+    let candidates = Candidates::new(source, options, budget)?;
+    candidates.check()?;
     let sensitivity = Sensitivity::open(file, &facts(options, windows))?;
-    let (done, resumed) = (0, items.iter().filter(|item| item.is_known(&sensitivity)).count() as u64);
-    let mut search = Search { source, config, options, items, sensitivity, progress, done, resumed };
-    if search.resumed < search.items.len() as u64 {
+    let (done, resumed) = (0, candidates.items().iter().filter(|item| item.is_known(&sensitivity)).count() as u64);
+    let mut search = Search { source, options, candidates, sensitivity, progress, done, resumed };
+    if search.resumed < search.candidates.items().len() as u64 {
         search.measure(windows)?;
     }
-    search.solve(budget)
+    search.candidates.cheapest(&search.sensitivity)
 }
 
 /// All that measures depend on besides the source.
@@ -99,83 +98,10 @@ pub(super) fn work(source: &dyn Checkpoint, nsamples: usize, seqlen: usize) -> u
     runs + all * tokens + products * c.n_layers as u64 + layer_matrices(c).map(|(_, shape)| tried(shape)).sum::<u64>()
 }
 
-/// The tables and then the matrices, with what may become of each.
-fn items(source: &dyn Checkpoint, config: &Config, options: &PruneOptions, budget: Budget) -> Vec<Item> {
-    let dense = match budget {
-        Budget::OfUniform => vec![Treatment::dense(options.values)],
-        _ => dense_treatments().to_vec(),
-    };
-    let of_table = match budget {
-        Budget::OfUniform => vec![Treatment::dense(options.head)],
-        _ => dense.clone(),
-    };
-    let of_tables = tables(config).map(|(name, rows, cols)| (name, (rows, cols), of_table.clone()));
-    let of_matrices = layer_matrices(source.config()).map(|(name, shape)| {
-        let sparse = if options.ignores(&name) { Vec::new() } else { sparse_treatments(shape.1, options, budget) };
-        (name, shape, [&dense[..], &sparse].concat())
-    });
-    of_tables.chain(of_matrices).map(|(name, shape, treatments)| Item { name, shape, treatments }).collect()
-}
-
-/// How what is not pruned may be stored.
-fn dense_treatments() -> [Treatment; 3] {
-    [ValueType::Q8, ValueType::Q5, ValueType::Q4].map(Treatment::dense)
-}
-
-/// How a matrix may be pruned: where all there is to share out is the sparsity, with the values that were asked for.
-fn sparse_treatments(cols: usize, options: &PruneOptions, budget: Budget) -> Vec<Treatment> {
-    let unstructured = |sparsity, values| Treatment { pattern: Pattern::Unstructured { sparsity }, values };
-    if budget == Budget::OfUniform {
-        let sparsities = [0.2, 0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8];
-        return sparsities.map(|sparsity| unstructured(sparsity, options.values)).to_vec();
-    }
-    let sparse = [0.3, 0.4, 0.5, 0.6, 0.7].map(|sparsity| unstructured(sparsity, ValueType::Q4));
-    let fixed = Treatment { pattern: Pattern::KeepNofM { n: 2, m: 4 }, values: ValueType::Q4 };
-    let has_fixed = fixed.encoding(cols).is_ok_and(|e| e == Encoding::Q4Keep2Of4);
-    sparse.into_iter().chain(has_fixed.then_some(fixed)).collect()
-}
-
-/// What is measured of a matrix of `cols` columns: all that a size or a sparsity to share out may choose of, so that one file of
-/// measures serves both. Trying one more is cheap beside the rest.
-fn measured(cols: usize, options: &PruneOptions) -> Vec<Treatment> {
-    let of_sparsity = sparse_treatments(cols, options, Budget::OfUniform);
-    let of_size = sparse_treatments(cols, options, Budget::File(0));
-    let mut all = dense_treatments().to_vec();
-    for treatment in [&[Treatment::dense(options.values)], &of_sparsity[..], &of_size].concat() {
-        if !all.contains(&treatment) {
-            all.push(treatment);
-        }
-    }
-    all
-}
-
-/// A matrix or table of the new model, and what may become of it.
-struct Item {
-    name: String,
-    shape: (usize, usize),
-    treatments: Vec<Treatment>,
-}
-
-impl Item {
-    fn is_known(&self, sensitivity: &Sensitivity) -> bool {
-        self.losses(sensitivity).is_some()
-    }
-
-    /// Of each treatment, if they are known; where there is no choice they do not matter.
-    fn losses(&self, sensitivity: &Sensitivity) -> Option<Vec<f64>> {
-        match &self.treatments[..] {
-            [_] => Some(vec![0.0]),
-            treatments => sensitivity.losses(&self.name, treatments),
-        }
-    }
-}
-
 struct Search<'a> {
     source: &'a dyn Checkpoint,
-    /// Of the new model.
-    config: Config,
     options: &'a PruneOptions,
-    items: Vec<Item>,
+    candidates: Candidates<'a>,
     sensitivity: Sensitivity<'a>,
     progress: &'a mut dyn FnMut(Progress) -> ControlFlow<()>,
     /// Items measured now.
@@ -206,8 +132,9 @@ impl Search<'_> {
                 let inputs = stream.observe(&layer, None, site, Needs::Gram, &mut |_| Ok(()))?;
                 let pool = stream.pool();
                 for item in unknown {
-                    let treatments = measured(self.items[item].shape.1, self.options);
-                    let losses = self.losses_of_matrix(&self.items[item], &treatments, &inputs, &pool, &mut probe)?;
+                    let treatments = measured(self.candidates.items()[item].shape.1, self.options);
+                    let losses =
+                        self.losses_of_matrix(&self.candidates.items()[item], &treatments, &inputs, &pool, &mut probe)?;
                     self.note(item, &treatments, &losses, index)?;
                 }
             }
@@ -219,7 +146,7 @@ impl Search<'_> {
 
     fn measure_tables(&mut self, probe: &mut Probe) -> Result<(), Error> {
         for item in self.unknown_of(|name| !name.starts_with("blk.")) {
-            let Item { name, treatments, .. } = &self.items[item];
+            let Item { name, treatments, .. } = &self.candidates.items()[item];
             // All rows that the source has: the losses do not depend on a shortlist.
             let info = self.source.tensor(name).ok_or_else(|| missing(name))?;
             let (all, cols): (Vec<usize>, usize) = ((0..info.rows).collect(), info.cols);
@@ -238,12 +165,12 @@ impl Search<'_> {
 
     /// Items whose names `are` meant and that are not measured yet.
     fn unknown_of(&self, are: impl Fn(&str) -> bool) -> Vec<usize> {
-        let all = self.items.iter().enumerate();
+        let all = self.candidates.items().iter().enumerate();
         all.filter(|(_, item)| are(&item.name) && !item.is_known(&self.sensitivity)).map(|(i, _)| i).collect()
     }
 
     fn note(&mut self, item: usize, treatments: &[Treatment], losses: &[f64], layer: usize) -> Result<(), Error> {
-        self.sensitivity.add(&self.items[item].name, treatments, losses);
+        self.sensitivity.add(&self.candidates.items()[item].name, treatments, losses);
         self.tick(layer)
     }
 
@@ -277,77 +204,9 @@ impl Search<'_> {
     fn tick(&mut self, layer: usize) -> Result<(), Error> {
         self.done += 1;
         let config = self.source.config();
-        let (layers, total) = (config.n_layers, self.items.len() as u64);
+        let (layers, total) = (config.n_layers, self.candidates.items().len() as u64);
         let (done, resumed) = (self.done + self.resumed, self.resumed);
         Progress { layer, layers, step: "sensitivity", done, total, resumed }.tell(self.progress)
-    }
-
-    fn solve(&self, budget: Budget) -> Result<Allocation, Error> {
-        let group = self.options.group_of_method();
-        let choices_of = |item: &Item| -> Result<Vec<Choice>, Error> {
-            let shape = counted(item, &self.config, budget);
-            let losses = item.losses(&self.sensitivity).ok_or_else(|| missing(&item.name))?;
-            let all = item.treatments.iter().zip(losses);
-            all.map(|(t, loss)| {
-                let (bytes, starts) = plan::bytes_of(t.encoding(shape.1)?, t.pattern, group, shape);
-                Ok(Choice { bytes: bytes + starts, loss })
-            })
-            .collect()
-        };
-        let choices = self.items.iter().map(choices_of).collect::<Result<Vec<_>, Error>>()?;
-        let (limit, fixed) = self.limit(budget, &choices)?;
-        let room = limit.saturating_sub(fixed);
-        let chosen = cheapest(&choices, room).map_err(|least| Error::TooSmall { limit, least: least + fixed })?;
-        let mut allocation = Allocation::default();
-        for (item, choice) in self.items.iter().zip(chosen) {
-            let treatment = item.treatments[choice];
-            if item.name.starts_with("blk.") {
-                allocation.matrices.insert(item.name.clone(), treatment);
-            } else {
-                allocation.tables.insert(item.name.clone(), treatment.values);
-            }
-        }
-        Ok(allocation)
-    }
-
-    /// The bytes there are, and those of them that no choice changes.
-    fn limit(&self, budget: Budget, choices: &[Vec<Choice>]) -> Result<(u64, u64), Error> {
-        Ok(match budget {
-            Budget::File(bytes) => (bytes, self.fixed_bytes(choices)?),
-            Budget::Token(bytes) => (bytes, 0),
-            Budget::OfUniform => (self.uniform_bytes()?, 0),
-        })
-    }
-
-    /// Of a file, what is no item's, and some room: sections are padded, and a row of sparse q4 takes a little more or less
-    /// than foreseen.
-    fn fixed_bytes(&self, choices: &[Vec<Choice>]) -> Result<u64, Error> {
-        let first = Allocation {
-            matrices: self.of_prefix(true).map(|item| (item.name.clone(), item.treatments[0])).collect(),
-            tables: self.of_prefix(false).map(|item| (item.name.clone(), item.treatments[0].values)).collect(),
-        };
-        let options = PruneOptions { allocation: first, ..self.options.clone() };
-        let counted: u64 = choices.iter().map(|c| c[0].bytes).sum();
-        let of_file = plan(self.source, &options, 1, 1)?.file_bytes;
-        Ok((of_file - counted) + (1 << 17) + of_file / 1000)
-    }
-
-    /// Of the items as they are when all are treated the same.
-    fn uniform_bytes(&self) -> Result<u64, Error> {
-        let bytes = |item: &Item| {
-            let treatment = match item.name.starts_with("blk.") {
-                true => self.options.treatment(&item.name),
-                false => Treatment::dense(self.options.head),
-            };
-            let (encoding, group) = (treatment.encoding(item.shape.1)?, self.options.group_of_method());
-            let (bytes, starts) = plan::bytes_of(encoding, treatment.pattern, group, item.shape);
-            Ok(bytes + starts)
-        };
-        self.items.iter().map(bytes).sum()
-    }
-
-    fn of_prefix(&self, in_layer: bool) -> impl Iterator<Item = &Item> {
-        self.items.iter().filter(move |item| item.name.starts_with("blk.") == in_layer)
     }
 }
 
@@ -370,16 +229,6 @@ fn tried(
         ..PruneOptions::default()
     };
     outcome(&options, name, shape, rows, Some(inputs))
-}
-
-/// The shape of what counts of an item: all of it in a file; for a token, of the embedding what is the head too.
-fn counted(item: &Item, config: &Config, budget: Budget) -> (usize, usize) {
-    let rows = match (budget, &item.name[..]) {
-        (Budget::Token(_), "token_embd.weight") if config.tied_head => config.head_rows(),
-        (Budget::Token(_), "token_embd.weight") => 0,
-        _ => item.shape.0,
-    };
-    (rows, item.shape.1)
 }
 
 /// Rows at equal distances.

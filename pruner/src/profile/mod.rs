@@ -1,6 +1,7 @@
 //! Where to prune: which matrices lose more, which less, which stay dense.
 
 mod auto;
+mod candidates;
 mod depth;
 mod mix;
 mod owl;
@@ -11,6 +12,7 @@ use std::ops::ControlFlow;
 
 use spm::{Checkpoint, Config};
 
+use self::candidates::Candidates;
 use crate::allocation::{Allocation, Treatment};
 use crate::driver::{Progress, PruneOptions, layer_matrices};
 use crate::error::Error;
@@ -60,6 +62,14 @@ impl Profile {
             Profile::Owl => owl::allocate(source, options, windows, progress),
             Profile::Depth => depth::allocate(source.config(), options),
             Profile::Auto(budget) => auto::allocate(source, options, budget, windows, file, progress),
+        }
+    }
+
+    /// Refuses a budget that no mix can keep; else that is only found out when all is measured.
+    pub(crate) fn check(self, source: &dyn Checkpoint, options: &PruneOptions) -> Result<(), Error> {
+        match self {
+            Profile::Auto(budget) => Candidates::new(source, options, budget)?.check(),
+            _ => Ok(()),
         }
     }
 
