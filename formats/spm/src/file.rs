@@ -194,11 +194,11 @@ fn recognise(bytes: &[u8], path: &Path) -> Result<(), Error> {
         }
         [b'<', ..] => other("it looks like a web page; the download failed, fetch it again"),
         [b'P', b'K', 3, 4, ..] => other("it is a zip archive; unpack it first"),
-        _ if is_json_header => other("it looks like a safetensors file; prune the model with sparse-prune first"),
+        _ if is_json_header => other("it looks like a safetensors file; give sparse-prune the folder that it is in"),
         _ if bytes.iter().take(1 << 16).all(|&b| b == 0) => {
             other("it begins with zeros; it was never finished, make it again")
         }
-        _ => other("its first bytes are not those of one; give a model pruned with sparse-prune"),
+        _ => other("its first bytes are not those of one, nor of a GGUF file; give the model file itself"),
     }
 }
 
