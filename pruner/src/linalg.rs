@@ -27,9 +27,15 @@ pub(crate) enum Transpose {
 /// Zeros, or an error instead of an abort.
 pub(crate) fn zeroed(what: &'static str, len: usize) -> Result<Vec<f32>, Error> {
     let mut all = Vec::new();
-    all.try_reserve_exact(len).map_err(|_| Error::OutOfMemory { what, bytes: len.saturating_mul(4) })?;
+    reserve(&mut all, what, len)?;
     all.resize(len, 0.0);
     Ok(all)
+}
+
+/// Room for `len` more numbers and no others, or an error instead of an abort.
+pub(crate) fn reserve(numbers: &mut Vec<f32>, what: &'static str, len: usize) -> Result<(), Error> {
+    let out_of_memory = |_| Error::OutOfMemory { what, bytes: len.saturating_mul(4) };
+    numbers.try_reserve_exact(len).map_err(out_of_memory)
 }
 
 /// `data` as columns of `rows`.

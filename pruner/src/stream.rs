@@ -201,7 +201,10 @@ impl Stream {
         let beside = dense.map(|_| (site.beside(), c.dim));
         let mut gram = Gram::new(cols)?;
         let mut wanted = beside.map(|(beside, width)| Wanted::new(beside, cols, width)).transpose()?;
-        let mut held_out = (self.lens.len() >= HELD_OUT).then(|| HeldOut::new(cols, beside));
+        let mut held_out = match self.held_out_tokens() {
+            0 => None,
+            tokens => Some(HeldOut::with_room(cols, beside, tokens)?),
+        };
         let mut norms = ColumnNorms::new(cols);
         let pool = self.pool.clone();
         let mut nth = 0;
@@ -234,6 +237,12 @@ impl Stream {
         )?;
         gram.finish();
         Ok(Inputs::new(norms, Some(gram), wanted, held_out))
+    }
+
+    /// Tokens of the windows that are held out.
+    fn held_out_tokens(&self) -> usize {
+        let windows = self.lens.iter().skip(HELD_OUT - 1).step_by(HELD_OUT);
+        windows.fold(0, |tokens, len| if tokens < MOST_HELD_OUT { tokens + len } else { tokens })
     }
 
     /// Moves every window to `site` of `layer` as [`Self::observe`] does, and gathers nothing.
@@ -566,8 +575,7 @@ pub(crate) fn seen_bytes(c: &Config, needs: Needs, nsamples: usize, seqlen: usiz
     let beside = if needs == Needs::DenseOutputs { c.dim } else { 0 };
     let widest = c.hidden_dim.max(c.dim).max(c.q_dim()) + beside;
     let held_out = (nsamples / HELD_OUT).min(MOST_HELD_OUT.div_ceil(seqlen.max(1)));
-    // Kept ones grow by doubling.
-    ((nsamples.min(SHARE * threads) + 2 * held_out) * seqlen * widest * 4) as u64
+    ((nsamples.min(SHARE * threads) + held_out) * seqlen * widest * 4) as u64
 }
 
 #[cfg(test)]

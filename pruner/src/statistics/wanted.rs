@@ -117,6 +117,16 @@ impl HeldOut {
         HeldOut { d, inputs: Vec::new(), beside: beside.map(|(beside, width)| (beside, width, Vec::new())) }
     }
 
+    /// The same with room for so many tokens: grown as they come, it takes up to twice the memory. An error if there is none.
+    pub(crate) fn with_room(d: usize, beside: Option<(Beside, usize)>, tokens: usize) -> Result<Self, Error> {
+        let mut held_out = HeldOut::new(d, beside);
+        linalg::reserve(&mut held_out.inputs, "inputs held out", tokens * d)?;
+        if let Some((_, width, kept)) = &mut held_out.beside {
+            linalg::reserve(kept, "inputs held out", tokens * *width)?;
+        }
+        Ok(held_out)
+    }
+
     /// Input features.
     pub fn cols(&self) -> usize {
         self.d
