@@ -16,10 +16,10 @@ use serde_json::json;
 
 use crate::cli::{Ready, RunArgs};
 use crate::failure::Failure;
-use crate::pass::model::{Sampling, Until, Writer};
-use crate::pass::stats::wilson;
 use crate::process;
 use crate::progress::counting_bar;
+use crate::stats::wilson;
+use crate::writer::{Sampling, Until, Writer};
 use items::Item;
 
 /// The options of `spm exact`.

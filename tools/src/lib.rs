@@ -15,6 +15,7 @@ pub mod exact;
 pub mod failure;
 pub mod imatrix;
 pub mod inspect;
+pub mod jsonl;
 pub mod lexical;
 pub mod new_file;
 pub mod open;
@@ -25,8 +26,10 @@ pub mod process;
 pub mod profile;
 pub mod progress;
 pub mod report;
+pub mod stats;
 pub mod subjects;
 pub mod svg;
 pub mod synth;
+pub mod writer;
 
 pub use failure::{Failure, run};

@@ -14,7 +14,6 @@ use serde_json::{Map, Value, json};
 use super::args::PassArgs;
 use super::items::{self, Item, Kind};
 use super::language::Language;
-use super::model::{self, Sampling, Until, Writer};
 use super::program::{Program, program};
 use super::results::{Record, Results, Sample};
 use super::sandbox::{Limits, Sandbox};
@@ -26,6 +25,7 @@ use crate::cli::Ready;
 use crate::failure::Failure;
 use crate::process;
 use crate::progress::counting_bar;
+use crate::writer::{self, Sampling, Until, Writer};
 
 /// Runs the command and prints its figures to `out`, what else there is to say to `notes`.
 pub fn run(args: &PassArgs, out: &mut impl Write, notes: &mut impl Write) -> Result<(), Failure> {
@@ -328,7 +328,7 @@ impl<'a> Bench<'a> {
     }
 
     fn prompt(&self, ready: &Ready, item: &Item) -> Result<Vec<u32>, Failure> {
-        model::encode(ready, &protocol::prompt(item, self.chat, self.shots))
+        writer::encode(ready, &protocol::prompt(item, self.chat, self.shots))
     }
 
     /// What the model writes for `item`, as many as there are samples.
