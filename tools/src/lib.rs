@@ -25,6 +25,7 @@ pub mod pass;
 pub mod process;
 pub mod profile;
 pub mod progress;
+pub mod prune;
 pub mod report;
 pub mod stats;
 pub mod subjects;
