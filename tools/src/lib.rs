@@ -13,6 +13,7 @@ pub mod eval;
 pub mod evaluate;
 pub mod exact;
 pub mod failure;
+pub mod fingerprint;
 pub mod imatrix;
 pub mod inspect;
 pub mod jsonl;

@@ -5,7 +5,6 @@
 
 pub mod args;
 pub mod compare;
-pub mod fingerprint;
 pub mod items;
 pub mod language;
 pub mod program;
