@@ -149,7 +149,7 @@ pub fn encode(ready: &Ready, prompt: &Prompt) -> Result<Vec<u32>, Failure> {
     };
     let template = ready.chat_template.as_deref();
     let template =
-        template.ok_or_else(|| Failure::Usage("this model has no chat template; use --raw".into()))?;
+        template.ok_or_else(|| Failure::Usage("this model has no chat template; ask without --chat".into()))?;
     let messages = [Message { role: "user".into(), content: message.clone() }];
     let text_of = |id: Option<u32>| id.map(|id| ready.tokenizer.token_text(id).to_owned()).unwrap_or_default();
     let bos = text_of(ready.tokenizer.bos());
