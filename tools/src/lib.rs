@@ -21,6 +21,7 @@ pub mod lexical;
 pub mod new_file;
 pub mod open;
 pub mod overlap;
+pub mod own_text;
 pub mod page;
 pub mod pass;
 pub mod process;

@@ -5,16 +5,21 @@ mod facts;
 mod head;
 mod said;
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use pruner::method::Needs;
 use pruner::{Earlier, Fingerprint, Journal, Plan, PruneOptions, TokenCounts, shortlist};
 use spm::{SparseModel, SpmWriter, WriterOptions};
 
-use crate::calibration::Statistics;
+use crate::calibration::{Statistics, tokenizer_of};
 use crate::failure::Failure;
+use crate::fingerprint;
+use crate::new_file::refuse_existing;
 use crate::open::AnyModel;
+use crate::own_text::Author;
 use crate::process::{self, MemoryWatch};
 use crate::progress::Shown;
 use crate::report::ReportFiles;
@@ -34,6 +39,7 @@ pub fn run(args: &PruneArgs) -> Result<(), Failure> {
         return Ok(());
     }
     let mut options = args.prune_options()?;
+    let args = &*args.with_own_text(&file, &options, &interrupted)?;
     let (nsamples, seqlen) = args.calibration.size();
     let counts = args.shorten(source, &mut options)?;
     let memory = args.max_memory.map(|size| size.0).or_else(process::available_memory).unwrap_or(u64::MAX);
@@ -108,6 +114,32 @@ fn prune(
 }
 
 impl PruneArgs {
+    /// The same with files in place of the text that the model is to write itself, now that it has written it.
+    fn with_own_text(
+        &self,
+        file: &AnyModel,
+        options: &PruneOptions,
+        interrupted: &AtomicBool,
+    ) -> Result<Cow<'_, Self>, Failure> {
+        let is_needed = options.needs() > Needs::Nothing
+            || self.profile.profile().needs_calibration()
+            || self.shortlist_size()?.is_some();
+        if self.dry_run || !is_needed || !self.calibration.asks_for_own_text() {
+            return Ok(Cow::Borrowed(self));
+        }
+        if !self.force {
+            // Known only later otherwise, when the text is written.
+            refuse_existing(&self.output)?;
+        }
+        let source = file.checkpoint();
+        let tokenizer = tokenizer_of(source, &self.source)?;
+        let identity = fingerprint::of_files(&file.files(&self.source))?;
+        let mut author = Author::new(source, &tokenizer, &identity, options.threads, interrupted);
+        let folder = spm::folder_of(&self.output);
+        let calibration = self.calibration.with_own_text(&mut author, &tokenizer, folder)?;
+        Ok(Cow::Owned(PruneArgs { calibration, ..self.clone() }))
+    }
+
     /// Whether the run to be resumed had given its file its name, and only the journal was left to be removed. An error if
     /// there is a run to be resumed and that is not asked for.
     fn was_finished(&self) -> Result<bool, Failure> {

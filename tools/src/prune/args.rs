@@ -13,7 +13,7 @@ use crate::process;
 use crate::profile::ProfileArgs;
 
 /// What is pruned, and how.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct PruneArgs {
     /// Model to prune: a .gguf file (the first of a split one), a Hugging Face folder (config.json and safetensors), or a .spm
     /// with sparsity 0
