@@ -152,6 +152,11 @@ impl Calibration {
         &self.description
     }
 
+    /// Adds to the description what files do not tell: who wrote them, for example.
+    pub fn note(&mut self, note: &str) {
+        self.description = format!("{}, {note}", self.description);
+    }
+
     /// What about the text may make a worse model than need be.
     pub fn warnings(&self) -> Vec<Warning> {
         if self.documents() == 1 { vec![Warning::OneDocument { tokens: self.tokens() }] } else { Vec::new() }
@@ -182,6 +187,13 @@ impl Packed {
 }
 
 impl CalibrationOptions {
+    /// Tokens that the text of each part must have at least, one for the end of each document among them.
+    pub fn tokens_of_parts(&self) -> Result<Vec<usize>, Error> {
+        self.check()?;
+        let windows = self.windows_of_parts(&mix::deal(&self.shares(), self.nsamples))?;
+        Ok(windows.iter().map(|n| n * self.text_len()).collect())
+    }
+
     fn check(&self) -> Result<(), Error> {
         let least = 1 + self.start_len();
         let refuse = |expected: &str| Err(Error::option("calibration windows", &self.nsamples.to_string(), expected));

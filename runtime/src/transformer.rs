@@ -1,6 +1,8 @@
 //! One decoder layer, step by step. Generation runs all steps for a few tokens; the pruner runs one step for
 //! all its tokens, changes the weights of the next, and goes on.
 
+use std::ops::Range;
+
 use spm::{Activation, Checkpoint, Config, LayerRope, Matrix, Norm as Kind, POSITIONS, Residual};
 
 use crate::activation;
@@ -123,10 +125,32 @@ impl Layer {
 
     /// Runs `hidden` (`n x dim`) through the layer at positions `first..`, in place.
     pub fn forward(&self, engine: &Engine, ws: &mut Workspace, cache: &mut KvCache, first: usize, io: &mut LayerIo) {
+        self.forward_by(engine, ws, io, |ws, x, out| self.attention(engine, ws, cache, first, x, out));
+    }
+
+    /// Runs a token of each of several texts through the layer, in place.
+    pub(crate) fn forward_each(
+        &self,
+        engine: &Engine,
+        ws: &mut Workspace,
+        caches: &mut [KvCache],
+        at: &[Place],
+        io: &mut LayerIo,
+    ) {
+        self.forward_by(engine, ws, io, |ws, x, out| self.attention_of_each(engine, ws, caches, at, x, out));
+    }
+
+    fn forward_by(
+        &self,
+        engine: &Engine,
+        ws: &mut Workspace,
+        io: &mut LayerIo,
+        attention: impl FnOnce(&mut Workspace, &[f32], &mut [f32]),
+    ) {
         let is_parallel = engine.config().residual.is_parallel();
         let LayerIo { hidden, dim_wide, attended, ffn_wide } = io;
         self.attn_input(engine, hidden, dim_wide);
-        self.attention(engine, ws, cache, first, dim_wide, attended);
+        attention(ws, dim_wide, attended);
         if !is_parallel {
             self.attn_output(engine, ws, attended, hidden);
         }
@@ -154,9 +178,38 @@ impl Layer {
         x: &[f32],
         out: &mut [f32],
     ) {
+        let n = x.len() / engine.config().dim;
+        cache.check_room(first, n);
+        self.project(engine, ws, x);
+        self.remember(engine, ws, cache, first, 0..n);
+        ws.attention.attend(engine, cache, first, self.window, &ws.q, out);
+    }
+
+    /// The same for tokens of different texts: that of row `t` of `x` (`n x dim`) is at the place `at[t]`.
+    fn attention_of_each(
+        &self,
+        engine: &Engine,
+        ws: &mut Workspace,
+        caches: &mut [KvCache],
+        at: &[Place],
+        x: &[f32],
+        out: &mut [f32],
+    ) {
+        let width = engine.config().q_dim();
+        self.project(engine, ws, x);
+        for (t, (place, out)) in at.iter().zip(out.chunks_exact_mut(width)).enumerate() {
+            let cache = &mut caches[place.text];
+            cache.check_room(place.position, 1);
+            self.remember(engine, ws, cache, place.position, t..t + 1);
+            let Workspace { q, attention, .. } = ws;
+            attention.attend(engine, cache, place.position, self.window, &q[t * width..(t + 1) * width], out);
+        }
+    }
+
+    /// Queries, keys and values of `x` (`n x dim`), not turned yet.
+    fn project(&self, engine: &Engine, ws: &mut Workspace, x: &[f32]) {
         let c = engine.config();
         let n = x.len() / c.dim;
-        cache.check_room(first, n);
         ws.x.set(engine, x, [&self.q, &self.k, &self.v]);
         for (y, width) in [(&mut ws.q, c.q_dim()), (&mut ws.k, c.kv_dim()), (&mut ws.v, c.kv_dim())] {
             y.resize(n * width, 0.0);
@@ -164,12 +217,16 @@ impl Layer {
         let Workspace { q, k, v, .. } = ws;
         multiply(engine, &ws.x, &mut ws.parts, [(&self.q, q), (&self.k, k), (&self.v, v)]);
         self.norm_heads(engine, ws);
-        self.turn_heads(engine, ws, first, n);
-        for t in 0..n {
-            let kv = t * c.kv_dim()..(t + 1) * c.kv_dim();
-            cache.put(engine.kernels(), first + t, &ws.k[kv.clone()], &ws.v[kv]);
+    }
+
+    /// Turns `rows` of queries and keys to positions `first..`, and puts keys and values into the cache.
+    fn remember(&self, engine: &Engine, ws: &mut Workspace, cache: &mut KvCache, first: usize, rows: Range<usize>) {
+        let width = engine.config().kv_dim();
+        self.turn_heads(engine, ws, first, rows.clone());
+        for (i, t) in rows.enumerate() {
+            let kv = t * width..(t + 1) * width;
+            cache.put(engine.kernels(), first + i, &ws.k[kv.clone()], &ws.v[kv]);
         }
-        ws.attention.attend(engine, cache, first, self.window, &ws.q, out);
     }
 
     fn norm_heads(&self, engine: &Engine, ws: &mut Workspace) {
@@ -184,17 +241,17 @@ impl Layer {
         }
     }
 
-    fn turn_heads(&self, engine: &Engine, ws: &mut Workspace, first: usize, n: usize) {
+    fn turn_heads(&self, engine: &Engine, ws: &mut Workspace, first: usize, rows: Range<usize>) {
         let c = engine.config();
         let (rope, table) = match (self.rope, &c.local_rope, &mut ws.local_rope) {
             (LayerRope::None, ..) => return,
             (LayerRope::Local, Some(rope), Some(table)) => (rope, table),
             _ => (&c.rope, &mut ws.rope),
         };
-        table.fill(first, n);
-        for t in 0..n {
-            table.apply(rope, t, &mut ws.q[t * c.q_dim()..(t + 1) * c.q_dim()], c.head_dim);
-            table.apply(rope, t, &mut ws.k[t * c.kv_dim()..(t + 1) * c.kv_dim()], c.head_dim);
+        table.fill(first, rows.len());
+        for (i, t) in rows.enumerate() {
+            table.apply(rope, i, &mut ws.q[t * c.q_dim()..(t + 1) * c.q_dim()], c.head_dim);
+            table.apply(rope, i, &mut ws.k[t * c.kv_dim()..(t + 1) * c.kv_dim()], c.head_dim);
         }
     }
 
@@ -254,6 +311,14 @@ impl Layer {
     pub fn ffn_product(&self, engine: &Engine, ws: &mut Workspace, x: &[f32], out: &mut [f32]) {
         ws.product(engine, &self.down, x, out);
     }
+}
+
+/// Where a token is.
+pub(crate) struct Place {
+    /// Index of its text.
+    pub(crate) text: usize,
+    /// Position in it.
+    pub(crate) position: usize,
 }
 
 /// The residual stream of `n` tokens and the buffers it passes through, all sized by `resize`.

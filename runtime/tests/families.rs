@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sparse_run::{EngineOptions, KvType, Model, Precision, Session, SessionOptions};
+use sparse_run::{EngineOptions, KvType, Model, Precision, Session, SessionOptions, Sessions};
 use spm::synthetic::SyntheticModel;
 use spm::{Activation, Checkpoint, Config, LayerKind, LayerRope, Norm, Residual, Rope, RopeLayout};
 
@@ -125,6 +125,55 @@ fn pieces_and_threads_change_nothing() {
             assert!(logits(&load(&source, threads), batch, &ids) == expected, "{name}, {threads} threads, {batch}");
         }
     }
+}
+
+/// A text among others is what it is alone, to the bit, wherever the others are and whatever was in its place before.
+#[test]
+fn texts_that_go_on_together_do_not_touch_each_other() {
+    let texts = [ids(60), ids(50).split_off(10), ids(40).split_off(3), ids(33)];
+    for (name, config) in families() {
+        let source = SyntheticModel::new(config, 21);
+        for precision in [Precision::Exact, Precision::Int8] {
+            let options = EngineOptions { threads: 2, precision, kernel: None };
+            let model = Arc::new(Model::load(&source, &options).unwrap());
+            let mut together = Sessions::new(&model, 3, 60, KvType::F32).unwrap();
+            // Text 2 begins late; when text 1 is over the last one takes its place.
+            let mut turns: Vec<(usize, usize)> = vec![(0, 0), (1, 1)];
+            let mut found = vec![Vec::new(); texts.len()];
+            while !turns.is_empty() {
+                let next: Vec<(usize, u32)> =
+                    turns.iter().map(|&(at, text)| (at, texts[text][found[text].len()])).collect();
+                let logits: Vec<Vec<f32>> = together.step(&next).unwrap().map(<[f32]>::to_vec).collect();
+                turns.iter().zip(logits).for_each(|((_, text), logits)| found[*text].push(logits));
+                if turns.len() == 2 && found[0].len() == 5 {
+                    turns.insert(0, (2, 2));
+                }
+                if found[1].len() == texts[1].len() && found[3].is_empty() {
+                    together.restart(1);
+                    turns.push((1, 3));
+                }
+                turns.retain(|&(_, text)| found[text].len() < texts[text].len());
+            }
+            for (text, found) in texts.iter().zip(&found) {
+                let mut alone = Vec::new();
+                session(&model, 64).feed_each(text, |_, logits| alone.push(logits.to_vec())).unwrap();
+                assert!(*found == alone, "{name}, {precision:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn texts_that_go_on_together_have_room_and_known_tokens() {
+    let model = load(&SyntheticModel::new(base(), 22), 1);
+    let mut together = Sessions::new(&model, 2, 2, KvType::F16).unwrap();
+    let mut step = |next: &[(usize, u32)]| together.step(next).map(|logits| logits.len()).map_err(|e| e.to_string());
+    assert_eq!(step(&[(0, 1)]), Ok(1));
+    let unknown = u32::try_from(model.config().vocab_size).unwrap();
+    assert!(step(&[(1, 1), (0, unknown)]).unwrap_err().starts_with("token "));
+    assert_eq!(step(&[(1, 1), (0, 1)]), Ok(2));
+    assert!(step(&[(0, 1)]).unwrap_err().starts_with("3 tokens do not fit in a context of 2"));
+    assert_eq!(step(&[(1, 1)]), Ok(1));
 }
 
 /// A layer with a window keeps as little as its window needs, and what can no longer be gone back to is forgotten whole.

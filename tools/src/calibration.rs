@@ -12,14 +12,16 @@ use spm::Checkpoint;
 use crate::cli;
 use crate::failure::Failure;
 use crate::imatrix::ImportedNorms;
+use crate::own_text::{self, Author, Wanted};
 
 /// What to calibrate on.
 #[derive(Args, Clone, Debug)]
 pub struct CalibrationArgs {
     /// Calibration text: a file or folder, the user's own repository for example; may be given several times. Of folders
     /// only what people wrote is taken: nothing that .gitignore excludes, hidden, vendored, generated or twice there, and
-    /// where there is code, only code. .jsonl files have a document in the `text` field of each line. With --mix
-    /// DOMAIN=PATH
+    /// where there is code, only code. .jsonl files have a document in each line: its `text`, or a `question` and its
+    /// `answer`. With --mix DOMAIN=PATH. self:DOMAIN, such as self:python, has the dense model write the text itself,
+    /// into a file beside the output
     #[arg(long, value_name = "[DOMAIN=]PATH")]
     pub calib: Vec<PathBuf>,
     /// In folders, only files of this language: python, java, cpp, javascript, typescript, go, rust, c, csharp, php, ruby,
@@ -42,6 +44,9 @@ pub struct CalibrationArgs {
     /// Chooses the calibration documents
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    /// What is known of the text beyond its files.
+    #[arg(skip)]
+    pub notes: Vec<String>,
 }
 
 /// What is known of the inputs of matrices.
@@ -112,7 +117,8 @@ impl CalibrationArgs {
             (None, _) => {
                 let tokenizer = tokenizer_of(source, path)?;
                 let options = self.options(&tokenizer)?;
-                let calibration = Calibration::collect(&options, &|text| tokenizer.encode_plain(text))?;
+                let mut calibration = Calibration::collect(&options, &|text| tokenizer.encode_plain(text))?;
+                self.notes.iter().for_each(|note| calibration.note(note));
                 Ok(Statistics::Text(calibration))
             }
         }
@@ -120,6 +126,58 @@ impl CalibrationArgs {
 
     /// How text is read and cut into windows for the tokens of `tokenizer`.
     pub fn options(&self, tokenizer: &Tokenizer) -> Result<CalibrationOptions, Failure> {
+        let options = self.options_as_given(tokenizer)?;
+        match options.parts.iter().flat_map(|part| &part.sources).find(|source| own_text::domain_of(source).is_some()) {
+            Some(source) => Err(Failure::Usage(format!(
+                "--calib {}: nothing is written in a dry run, so its tokens cannot be counted; leave --vocab-shortlist or \
+                 --dry-run out",
+                source.display()
+            ))),
+            None => Ok(options),
+        }
+    }
+
+    /// Whether the model is to write text itself.
+    pub fn asks_for_own_text(&self) -> bool {
+        let is_own = |source: &PathBuf| {
+            let after_domain = split(source).map(|(_, rest)| rest);
+            [Some(source), after_domain.as_ref()].into_iter().flatten().any(|s| own_text::domain_of(s).is_some())
+        };
+        self.calib.iter().any(is_own)
+    }
+
+    /// The same with files in `folder` in place of the text that the model is to write itself: `author` writes it.
+    pub fn with_own_text(
+        &self,
+        author: &mut Author,
+        tokenizer: &Tokenizer,
+        folder: &Path,
+    ) -> Result<CalibrationArgs, Failure> {
+        let options = self.options_as_given(tokenizer)?;
+        let mut resolved = CalibrationArgs { calib: Vec::new(), ..self.clone() };
+        for (part, tokens) in options.parts.iter().zip(options.tokens_of_parts()?) {
+            let own = part.sources.iter().filter_map(|s| own_text::domain_of(s)).collect::<Result<Vec<_>, _>>()?;
+            for source in &part.sources {
+                let path = match own_text::domain_of(source).transpose()? {
+                    Some(domain) => {
+                        let wanted = Wanted { domain, tokens: tokens.div_ceil(own.len()), seed: self.seed };
+                        resolved.notes.push(own_text::note(domain));
+                        author.write(&wanted, folder)?
+                    }
+                    None => source.clone(),
+                };
+                let with_domain = |path: &Path| format!("{}={}", part.domain, path.display()).into();
+                resolved.calib.push(if self.mix.is_some() { with_domain(&path) } else { path });
+            }
+            if self.mix.is_none() && own.len() == part.sources.len() {
+                resolved.lang = self.lang.or(own_text::one_language(&own));
+            }
+        }
+        Ok(resolved)
+    }
+
+    /// The same, also if the model has not written yet what it is to.
+    fn options_as_given(&self, tokenizer: &Tokenizer) -> Result<CalibrationOptions, Failure> {
         Ok(CalibrationOptions {
             parts: self.parts()?,
             nsamples: self.nsamples,
@@ -136,6 +194,7 @@ impl CalibrationArgs {
     fn parts(&self) -> Result<Vec<Part>, Failure> {
         let Some(mix) = &self.mix else {
             self.calib.iter().try_for_each(|path| refuse_domain(path))?;
+            self.calib.iter().filter_map(|path| own_text::domain_of(path)).try_for_each(|domain| domain.map(|_| ()))?;
             return Ok(vec![Part::whole(self.lang.into(), self.calib.clone())]);
         };
         let shares = mix.shares().iter();
@@ -179,6 +238,9 @@ fn what_asks(options: &PruneOptions) -> String {
 /// `DOMAIN=PATH` of a mix.
 fn with_domain(source: &Path) -> Result<(Domain, PathBuf), Failure> {
     let named = format!("--calib {}", source.display());
+    if let Some(domain) = own_text::domain_of(source) {
+        return Ok((domain?, source.to_owned()));
+    }
     let (domain, path) = split(source).ok_or_else(|| {
         Failure::Usage(format!(
             "{named}: with --mix each path needs its domain: give --calib DOMAIN={}",
@@ -240,8 +302,25 @@ mod tests {
     }
 
     #[test]
+    fn a_model_can_be_asked_for_its_own_text() {
+        let asks =
+            |line: &str| <Line as clap::Parser>::try_parse_from(line.split(' ')).unwrap().args.asks_for_own_text();
+        assert!(asks("p --calib a --calib self:python") && asks("p --mix code:1 --calib code=self:java"));
+        assert!(!asks("p --calib self") && !asks("p --calib ./self:python") && !asks("p"));
+        let found = parts("p --mix python:3,code:1 --calib self:python --calib code=self:java").unwrap();
+        let sources: Vec<_> = found.iter().flat_map(|part| &part.sources).collect();
+        assert_eq!(sources, ["self:python", "self:java"].map(Path::new));
+    }
+
+    #[test]
     fn what_does_not_belong_together_is_refused_by_name() {
         for (line, expected) in [
+            ("p --calib self:perl", "--calib self:perl: domain `perl`: expected `code`, `text` or one of"),
+            ("p --mix python:1 --calib self:java", "--calib self:java: --mix has no share of `java`; add java:SHARE"),
+            (
+                "p --calib python=self:python",
+                "--calib python=self:python: a domain is for --mix; give --calib self:python",
+            ),
             ("p --mix python:1 --calib a", "--calib a: with --mix each path needs its domain: give --calib DOMAIN=a"),
             ("p --mix python:1 --calib perl=a", "--calib perl=a: domain `perl`: expected `code`, `text` or one of"),
             ("p --mix python:1 --calib text=a", "--calib text=a: --mix has no share of `text`; add text:SHARE"),

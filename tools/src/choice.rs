@@ -15,9 +15,9 @@ use serde_json::json;
 
 use crate::cli::{Ready, RunArgs, name_file};
 use crate::failure::Failure;
-use crate::pass::stats::wilson;
 use crate::process;
 use crate::progress::counting_bar;
+use crate::stats::wilson;
 use items::Item;
 use score::Scorer;
 

@@ -35,7 +35,7 @@ pub struct CompareArgs {
     /// A text that both models continue; may be given several times
     #[arg(long, value_name = "TEXT")]
     pub prompt: Vec<String>,
-    /// Prompts: the fields `prompt` of a .jsonl file; of others the whole text, or the parts between lines of `---`
+    /// Prompts: the fields `prompt` of a .jsonl file, packed by gzip or not; of others the whole text, or the parts between lines of `---`
     #[arg(long, value_name = "FILE")]
     pub prompts: Option<PathBuf>,
     /// Tokens that a prompt is continued by, at most

@@ -1,7 +1,8 @@
 //! `spm exact`: whether the number that a model comes to is the right one.
 //!
 //! As lm-evaluation-harness does for GSM8K: some solved problems, then the one to solve; what counts is the number after
-//! `####` and, as a second figure, the last number of the answer whatever is before it.
+//! `####` and, as a second figure, the last number of the answer whatever is before it. With `--chat` the same is asked in a
+//! message, and how the answer is to end is said.
 
 mod items;
 mod number;
@@ -11,15 +12,14 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
 use clap::Args;
-use runtime::Special;
 use serde_json::json;
 
 use crate::cli::{Ready, RunArgs};
 use crate::failure::Failure;
-use crate::pass::model::{Sampling, Until, Writer};
-use crate::pass::stats::wilson;
 use crate::process;
 use crate::progress::counting_bar;
+use crate::stats::wilson;
+use crate::writer::{self, Prompt, Sampling, Until, Writer};
 use items::Item;
 
 /// The options of `spm exact`.
@@ -43,6 +43,9 @@ pub struct ExactArgs {
     /// Tokens of an answer at most
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65536))]
     max_tokens: u32,
+    /// Ask in a message, using the model's chat template; the solved problems are in it
+    #[arg(long)]
+    chat: bool,
     /// For programs
     #[arg(long)]
     json: bool,
@@ -66,20 +69,20 @@ struct Found {
 pub fn run(args: &ExactArgs, out: &mut impl Write, notes: &mut impl Write) -> Result<(), Failure> {
     let interrupted = process::interrupt_flag()?;
     let (shots, items) = choose(args, notes)?;
-    let shown: String = shots.iter().map(|shot| format!("{} {}\n\n", ask(shot), shot.solution)).collect();
     let ready = Ready::load(&args.model, &args.run)?;
-    let prompt = |item: &Item| ready.tokenizer.encode(&format!("{shown}{}", ask(item)), Special::AsText);
-    let longest = items.iter().map(|item| prompt(item).len()).max().unwrap_or(0);
+    let prompts = items.iter().map(|item| writer::encode(&ready, &prompt(&shots, item, args.chat)));
+    let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
+    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
     let mut writer = Writer::new(&ready, longest, args.max_tokens as usize, &interrupted)?;
     let until = Until { stops: vec!["Question:".into()], finished: &number::is_finished };
     let sampling = Sampling { max_tokens: args.max_tokens as usize, temperature: 0.0, top_p: 1.0, seed: 0 };
     let bar = counting_bar(items.len(), "problems");
     let mut found = Found::default();
-    for item in &items {
+    for (item, prompt) in items.iter().zip(&prompts) {
         if interrupted.load(Ordering::SeqCst) {
             return Err(Failure::Interrupted);
         }
-        let answers = writer.write(&prompt(item), &until, &sampling, 1, "")?;
+        let answers = writer.write(prompt, &until, &sampling, 1, "")?;
         let answer = answers.and_then(|all| all.into_iter().next()).ok_or_else(|| too_long(args, item, &ready))?;
         let marked = number::marked(&answer);
         found.items += 1;
@@ -116,8 +119,20 @@ fn choose(args: &ExactArgs, notes: &mut impl Write) -> Result<(Vec<Item>, Vec<It
     Ok((there.into_iter().take(n).collect(), items))
 }
 
+/// `shots`, solved, and then `item`.
+fn prompt(shots: &[Item], item: &Item, chat: bool) -> Prompt {
+    let solved: String = shots.iter().map(|shot| format!("{}\nAnswer: {}\n\n", ask(shot), shot.solution)).collect();
+    match chat {
+        true => {
+            let message = format!("{solved}{}\n\nSolve it step by step. End with a line `#### NUMBER`.", ask(item));
+            Prompt::Chat { message, answer: String::new() }
+        }
+        false => Prompt::Raw(format!("{solved}{}\nAnswer:", ask(item))),
+    }
+}
+
 fn ask(item: &Item) -> String {
-    format!("Question: {}\nAnswer:", item.question)
+    format!("Question: {}", item.question)
 }
 
 fn too_long(args: &ExactArgs, item: &Item, ready: &Ready) -> Failure {
@@ -140,6 +155,7 @@ fn print(args: &ExactArgs, shots: usize, found: &Found, out: &mut impl Write) ->
         let all = json!({
             "items": found.items,
             "shots": shots,
+            "prompt": if args.chat { "chat" } else { "raw" },
             "marked": as_json(found.marked),
             "last_number": as_json(found.last),
             "answered": share(found.answered),
@@ -147,11 +163,28 @@ fn print(args: &ExactArgs, shots: usize, found: &Found, out: &mut impl Write) ->
         writeln!(out, "{all:#}")?;
         return Ok(());
     }
-    writeln!(out, "items        {}, {shots} shown as solved", found.items)?;
+    let asked = if args.chat { ", asked in a message" } else { "" };
+    writeln!(out, "items        {}, {shots} shown as solved{asked}", found.items)?;
     for (name, count) in [("after ####", found.marked), ("last number", found.last)] {
         let (low, high) = interval(count);
         writeln!(out, "{name:<11}  {:.4}, 95 % {low:.4} to {high:.4}", share(count))?;
     }
     writeln!(out, "answered     {:.4} with ####", share(found.answered))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn problems_are_put_raw_or_in_a_message() {
+        let item =
+            |question: &str| Item { question: question.into(), solution: "s\n#### 1".into(), number: 1.0, line: 1 };
+        let raw = "Question: a?\nAnswer: s\n#### 1\n\nQuestion: b?\nAnswer:";
+        assert_eq!(prompt(&[item("a?")], &item("b?"), false), Prompt::Raw(raw.into()));
+        let Prompt::Chat { message, answer } = prompt(&[item("a?")], &item("b?"), true) else { panic!() };
+        assert!(message.starts_with("Question: a?\nAnswer: s\n#### 1\n\nQuestion: b?\n\n") && message.contains("####"));
+        assert_eq!(answer, "");
+    }
 }

@@ -5,17 +5,13 @@
 
 pub mod args;
 pub mod compare;
-pub mod fingerprint;
 pub mod items;
-pub mod jsonl;
 pub mod language;
-pub mod model;
 pub mod program;
 pub mod protocol;
 pub mod results;
 mod run;
 pub mod sandbox;
-pub mod stats;
 pub mod summary;
 pub mod toolchain;
 pub mod verdict;

@@ -178,14 +178,19 @@ fn text_of(bytes: Vec<u8>) -> Option<String> {
     if bytes.contains(&0) { None } else { String::from_utf8(bytes).ok() }
 }
 
+/// What a line of JSONL says: its `text`, or a `question` with its `answer`, as these are asked in measurements.
 fn text_field(line: &[u8]) -> Option<String> {
-    match serde_json::from_slice(line).ok()? {
-        serde_json::Value::Object(mut fields) => match fields.remove("text")? {
-            serde_json::Value::String(text) => Some(text),
-            _ => None,
-        },
-        _ => None,
+    let serde_json::Value::Object(fields) = serde_json::from_slice(line).ok()? else { return None };
+    let field = |name: &str| fields.get(name).and_then(|value| value.as_str());
+    if fields.contains_key("text") {
+        return field("text").map(str::to_owned);
     }
+    let answer = match field("answer") {
+        Some(answer) => answer,
+        // Of several choices the right one's index.
+        None => fields.get("choices")?.get(usize::try_from(fields.get("answer")?.as_u64()?).ok()?)?.as_str()?,
+    };
+    Some(format!("Question: {}\nAnswer: {}\n", field("question")?.trim(), answer.trim()))
 }
 
 fn walk_error(folder: &Path, error: ignore::Error) -> Error {
@@ -207,6 +212,30 @@ fn skip_line(reader: &mut impl BufRead) -> std::io::Result<u64> {
         len += n as u64;
         if ended {
             return Ok(len);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_have_a_text_or_a_question_with_its_answer() {
+        for (line, expected) in [
+            (r#"{"id": 1, "text": "a\nb"}"#, Some("a\nb")),
+            (r#"{"text": "a", "question": "q", "answer": "b"}"#, Some("a")),
+            (r##"{"question": " q? ", "answer": "s\n#### 2"}"##, Some("Question: q?\nAnswer: s\n#### 2\n")),
+            (r#"{"question": "q?", "choices": ["a", "b"], "answer": 1}"#, Some("Question: q?\nAnswer: b\n")),
+            (r#"{"text": 3, "question": "q", "answer": "b"}"#, None),
+            (r#"{"question": "q?", "choices": ["a", "b"], "answer": 2}"#, None),
+            (r#"{"question": "q?", "choices": ["a", "b"], "answer": -1}"#, None),
+            (r#"{"question": "q?", "answer": 1}"#, None),
+            (r#"{"answer": "a"}"#, None),
+            ("[]", None),
+            ("{", None),
+        ] {
+            assert_eq!(text_field(line.as_bytes()).as_deref(), expected, "{line}");
         }
     }
 }

@@ -32,7 +32,7 @@ impl Skipped {
         [
             (self.binary, "not text"),
             (self.too_large, "above 2 MiB"),
-            (self.without_text, "without a `text` field"),
+            (self.without_text, "without a `text`, or a `question` and its `answer`"),
             (self.empty, "empty"),
             (self.vendored, "vendored folders"),
             (self.of_another_kind, "of another kind"),

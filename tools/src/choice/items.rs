@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::failure::Failure;
-use crate::pass::jsonl::{self, Line};
+use crate::jsonl::{self, Line};
 
 /// One question.
 #[derive(Clone, Debug, Deserialize)]

@@ -15,7 +15,7 @@ use crate::subjects::{Subject, name_of};
 
 pub(super) fn measure(args: &CompareArgs) -> Result<Compared, Failure> {
     let interrupted = process::interrupt_flag()?;
-    let prompts = prompts::read(&args.prompt, args.prompts.as_deref())?;
+    let prompts = prompts::read(&args.prompt, args.prompts.as_ref())?;
     let loaded = [load(&args.a, args)?, load(&args.b, args)?];
     let ready = loaded.each_ref().map(|l| &l.ready[0]);
     let sides = [side(&args.a, ready[0])?, side(&args.b, ready[1])?];

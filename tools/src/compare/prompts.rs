@@ -1,23 +1,24 @@
 //! Prompts, and how models continue them: always by the most likely token.
 
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use runtime::{Event, GenerateOptions, SamplerOptions, Session, SessionOptions, Special, generate};
+use serde::Deserialize;
 
 use super::Continuation;
 use crate::cli::{Ready, text_argument};
 use crate::failure::Failure;
+use crate::jsonl;
 
 /// The prompts given, and those of a file.
-pub(super) fn read(given: &[String], file: Option<&Path>) -> Result<Vec<String>, Failure> {
+pub(super) fn read(given: &[String], file: Option<&PathBuf>) -> Result<Vec<String>, Failure> {
     let mut all = given.to_vec();
     if let Some(path) = file {
-        let text = text_argument(None, Some(&path.to_owned()))?.unwrap_or_default();
-        let found = match path.extension().is_some_and(|e| e == "jsonl") {
-            true => of_lines(&text).map_err(|fault| Failure::Usage(format!("{}: {fault}", path.display())))?,
-            false => of_parts(&text),
+        let found = match is_jsonl(path) {
+            true => jsonl::read::<Fields>(path)?.into_iter().map(|line| line.value.prompt).collect(),
+            false => of_parts(&text_argument(None, Some(path))?.unwrap_or_default()),
         };
         if found.is_empty() {
             return Err(Failure::Usage(format!("{}: no prompts in it", path.display())));
@@ -27,15 +28,15 @@ pub(super) fn read(given: &[String], file: Option<&Path>) -> Result<Vec<String>,
     Ok(all)
 }
 
-/// The field `prompt` of every line.
-fn of_lines(text: &str) -> Result<Vec<String>, String> {
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let prompt = |(i, line): (usize, &str)| {
-        let fields: Option<serde_json::Value> = serde_json::from_str(line).ok();
-        let prompt = fields.and_then(|fields| fields.get("prompt")?.as_str().map(str::to_owned));
-        prompt.ok_or_else(|| format!("line {}: expected an object with a text `prompt`", i + 1))
-    };
-    lines.map(prompt).collect()
+/// What is read of a line.
+#[derive(Deserialize)]
+struct Fields {
+    prompt: String,
+}
+
+fn is_jsonl(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.ends_with(".jsonl") || name.ends_with(".jsonl.gz")
 }
 
 /// What is between lines of `---`; blank parts are none, and the end of a part's last line is not part of it.
@@ -110,11 +111,7 @@ mod tests {
         let lines = write("p.jsonl", "{\"prompt\": \"a\\nb\", \"id\": 1}\n\n{\"prompt\": \"c\"}\n");
         assert_eq!(read(&[], Some(&lines)).unwrap(), ["a\nb", "c"]);
         for (name, text, expected) in [
-            (
-                "bad.jsonl",
-                "{\"prompt\": \"a\"}\n{\"text\": \"b\"}\n",
-                "bad.jsonl: line 2: expected an object with a text",
-            ),
+            ("bad.jsonl", "{\"prompt\": \"a\"}\n{\"text\": \"b\"}\n", "bad.jsonl: line 2: missing field `prompt`"),
             ("empty.txt", "\n---\n", "empty.txt: no prompts in it"),
         ] {
             let Err(Failure::Usage(message)) = read(&[], Some(&write(name, text))) else { panic!("{name}") };

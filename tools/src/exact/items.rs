@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::number;
 use crate::failure::Failure;
-use crate::pass::jsonl::{self, Line};
+use crate::jsonl::{self, Line};
 
 /// One problem.
 #[derive(Clone, Debug, PartialEq)]

@@ -7,9 +7,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::results::{self, Header, Record};
-use super::stats::mcnemar_exact;
 use super::verdict::Outcome;
 use crate::failure::Failure;
+use crate::stats::mcnemar_exact;
 
 /// How many items both, one, or none of two models solve, by their first samples.
 #[derive(Clone, Debug, PartialEq, Eq)]

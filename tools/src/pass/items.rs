@@ -7,9 +7,9 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::jsonl::{self, Line};
 use super::language::Language;
 use crate::failure::Failure;
+use crate::jsonl::{self, Line};
 
 /// A benchmark, which is a format and a protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

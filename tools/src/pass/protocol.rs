@@ -9,20 +9,7 @@
 
 use super::items::{Item, Kind};
 use super::language::Language;
-
-/// What is before the text that the model adds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Prompt {
-    /// Text to continue.
-    Raw(String),
-    /// A message, and the beginning of the answer.
-    Chat {
-        /// What the user says.
-        message: String,
-        /// What the assistant is made to begin with.
-        answer: String,
-    },
-}
+use crate::writer::Prompt;
 
 /// The prompt for `item`; `shots` are solved problems for MBPP's raw one.
 pub fn prompt(item: &Item, chat: bool, shots: &[Item]) -> Prompt {

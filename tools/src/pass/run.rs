@@ -14,18 +14,20 @@ use serde_json::{Map, Value, json};
 use super::args::PassArgs;
 use super::items::{self, Item, Kind};
 use super::language::Language;
-use super::model::{self, Sampling, Until, Writer};
 use super::program::{Program, program};
 use super::results::{Record, Results, Sample};
 use super::sandbox::{Limits, Sandbox};
 use super::summary::Summary;
 use super::toolchain::Toolchain;
 use super::verdict::{Outcome, Verdict, judge};
-use super::{compare, fingerprint, protocol};
+use super::{compare, protocol};
 use crate::cli::Ready;
 use crate::failure::Failure;
+use crate::fingerprint;
+use crate::open::AnyModel;
 use crate::process;
 use crate::progress::counting_bar;
+use crate::writer::{self, Sampling, Until, Writer};
 
 /// Runs the command and prints its figures to `out`, what else there is to say to `notes`.
 pub fn run(args: &PassArgs, out: &mut impl Write, notes: &mut impl Write) -> Result<(), Failure> {
@@ -158,15 +160,12 @@ fn settings(
 ) -> Result<Map<String, Value>, Failure> {
     let name = |path: &Path| path.file_name().map(|n| n.to_string_lossy().into_owned());
     // Only a results file needs them, and a model takes its time.
-    let hash = |path: &Path| match &args.out {
-        Some(_) => fingerprint::of_file(path).map(Some),
-        None => Ok(None),
-    };
+    let hash = |files: &[PathBuf]| args.out.is_some().then(|| fingerprint::of_files(files)).transpose();
     let mut kinds: Vec<&str> = asked.iter().map(|i| i.kind.name()).collect();
     kinds.dedup();
     let mut all = json!({
         "items_file": name(path),
-        "items": hash(path)?,
+        "items": hash(&[path.to_owned()])?,
         "kind": kinds,
         "model": args.model.as_deref().and_then(name).unwrap_or_else(|| "canonical solutions".into()),
         "timeout": args.timeout,
@@ -176,7 +175,7 @@ fn settings(
     if let Some(model) = &args.model {
         let precision = if args.run.exact { "exact" } else { "int8" };
         let of_model = json!({
-            "model_hash": hash(model)?,
+            "model_hash": hash(&AnyModel::open(model)?.files(model))?,
             "prompt": if chat { "chat" } else { "raw" },
             "shots": shots.iter().map(|s| s.task_id.as_str()).collect::<Vec<_>>(),
             "samples": args.samples,
@@ -328,7 +327,7 @@ impl<'a> Bench<'a> {
     }
 
     fn prompt(&self, ready: &Ready, item: &Item) -> Result<Vec<u32>, Failure> {
-        model::encode(ready, &protocol::prompt(item, self.chat, self.shots))
+        writer::encode(ready, &protocol::prompt(item, self.chat, self.shots))
     }
 
     /// What the model writes for `item`, as many as there are samples.

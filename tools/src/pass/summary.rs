@@ -5,8 +5,8 @@ use std::io::Write;
 use serde_json::{Value, json};
 
 use super::results::Record;
-use super::stats::{pass_at_k, wilson};
 use super::verdict::Outcome;
+use crate::stats::{pass_at_k, wilson};
 
 /// All items that were asked for and are finished.
 pub struct Summary<'a> {

@@ -1,15 +1,28 @@
-//! The model's side: from a prompt to what it adds.
+//! From a prompt to what a model adds.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use runtime::{Event, GenerateOptions, SamplerOptions, Session, SessionOptions, Special, generate};
 
-use super::protocol::Prompt;
 use crate::chat::{self, Message};
 use crate::cli::Ready;
 use crate::failure::Failure;
 use crate::process;
+
+/// What is before the text that the model adds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Prompt {
+    /// Text to continue.
+    Raw(String),
+    /// A message, and the beginning of the answer.
+    Chat {
+        /// What the user says.
+        message: String,
+        /// What the assistant is made to begin with.
+        answer: String,
+    },
+}
 
 /// How answers are drawn.
 #[derive(Clone, Debug)]
@@ -135,7 +148,8 @@ pub fn encode(ready: &Ready, prompt: &Prompt) -> Result<Vec<u32>, Failure> {
         Prompt::Chat { message, answer } => (message, answer),
     };
     let template = ready.chat_template.as_deref();
-    let template = template.ok_or_else(|| Failure::Usage("this model has no chat template; use --raw".into()))?;
+    let template =
+        template.ok_or_else(|| Failure::Usage("this model has no chat template; ask without --chat".into()))?;
     let messages = [Message { role: "user".into(), content: message.clone() }];
     let text_of = |id: Option<u32>| id.map(|id| ready.tokenizer.token_text(id).to_owned()).unwrap_or_default();
     let bos = text_of(ready.tokenizer.bos());

@@ -1,0 +1,109 @@
+//! Several texts that one model goes on with together: its weights are read once for a token of each.
+
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::kv_cache::{KvCache, KvType};
+use crate::linear::zeroed;
+use crate::model::Model;
+use crate::transformer::{LayerIo, Place, Workspace};
+
+/// The state of several texts. What becomes of one does not depend on the others.
+pub struct Sessions {
+    model: Arc<Model>,
+    /// By layer, by text.
+    caches: Vec<Vec<KvCache>>,
+    context: usize,
+    /// Tokens of each text so far.
+    positions: Vec<usize>,
+    ws: Workspace,
+    io: LayerIo,
+    /// `n x vocab_size`, of the last step.
+    logits: Vec<f32>,
+}
+
+impl Sessions {
+    /// Room for `texts` texts of `context` tokens each.
+    pub fn new(model: &Arc<Model>, texts: usize, context: usize, kv: KvType) -> Result<Self, Error> {
+        let c = model.config();
+        let context = if c.learned_positions { context.min(c.context_len) } else { context };
+        let caches = |index| (0..texts).map(|_| KvCache::of_layer(c, index, context, 1, kv)).collect();
+        let mut ws = Workspace::new(model.engine());
+        ws.reserve(context);
+        Ok(Sessions {
+            caches: (0..c.n_layers).map(caches).collect::<Result<_, Error>>()?,
+            context,
+            positions: vec![0; texts],
+            ws,
+            io: LayerIo::default(),
+            logits: zeroed("the logits", texts.saturating_mul(c.vocab_size))?,
+            model: Arc::clone(model),
+        })
+    }
+
+    /// About how many bytes [`Self::new`] allocates.
+    pub fn memory_needed(model: &Model, texts: usize, context: usize, kv: KvType) -> usize {
+        let c = model.config();
+        let widths = 4 * c.dim + 3 * c.q_dim() + 2 * c.kv_dim() + 4 * c.hidden_dim + c.vocab_size;
+        texts.saturating_mul(KvCache::byte_len_of_layers(c, context, 1, kv).saturating_add(4 * widths))
+    }
+
+    /// How many texts there is room for.
+    pub fn texts(&self) -> usize {
+        self.positions.len()
+    }
+
+    /// Tokens that each text has room for.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// Tokens of text `text` so far.
+    pub fn position(&self, text: usize) -> usize {
+        self.positions[text]
+    }
+
+    /// Begins text `text` anew.
+    pub fn restart(&mut self, text: usize) {
+        self.positions[text] = 0;
+    }
+
+    /// Adds a token to each of some texts, `(text, token)`, no text twice, and returns the logits after it (`vocab_size`
+    /// each, in the order of `next`). Bits are those of a [`Session`](crate::Session) that has the text alone.
+    ///
+    /// # Panics
+    ///
+    /// If a text is named twice, or is none of these.
+    pub fn step(&mut self, next: &[(usize, u32)]) -> Result<impl ExactSizeIterator<Item = &[f32]>, Error> {
+        self.check(next)?;
+        let Sessions { model, caches, positions, ws, io, logits, .. } = self;
+        let (c, engine) = (model.config(), model.engine());
+        let at: Vec<Place> = next.iter().map(|&(text, _)| Place { text, position: positions[text] }).collect();
+        io.resize(engine, next.len());
+        for ((place, (_, token)), hidden) in at.iter().zip(next).zip(io.hidden.chunks_exact_mut(c.dim)) {
+            model.embed(&[*token], place.position, hidden)?;
+        }
+        for (layer, caches) in model.layers().iter().zip(caches) {
+            layer.forward_each(engine, ws, caches, &at, io);
+        }
+        at.iter().for_each(|place| positions[place.text] += 1);
+        let logits = &mut logits[..next.len() * c.vocab_size];
+        model.logits(ws, &io.hidden, &mut io.dim_wide, logits);
+        Ok(logits.chunks_exact(c.vocab_size))
+    }
+
+    fn check(&self, next: &[(usize, u32)]) -> Result<(), Error> {
+        let vocab_size = self.model.config().vocab_size;
+        for (i, &(text, token)) in next.iter().enumerate() {
+            assert!(next[..i].iter().all(|(other, _)| *other != text), "text {text} twice in a step");
+            let needed = self.positions[text] + 1;
+            if needed > self.context {
+                return Err(Error::ContextFull { needed, context: self.context });
+            }
+            if token as usize >= vocab_size {
+                return Err(Error::Token { token, vocab_size });
+            }
+        }
+        Ok(())
+    }
+}
