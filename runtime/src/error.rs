@@ -39,6 +39,14 @@ pub enum Error {
     /// Nothing to continue, and the model has no token that begins a text.
     #[error("the prompt is empty and the model has no token to begin with; give some text")]
     EmptyPrompt,
+    /// The model was not trained to fill in the middle of a text.
+    #[error(
+        "this model has no token for {missing}, which filling in the middle of a text needs; take a code model that has, such as Qwen2.5-Coder, or give only what comes before"
+    )]
+    NoInfill {
+        /// What of prefix, suffix and middle it lacks.
+        missing: String,
+    },
     /// The thread pool could not be built.
     #[error("cannot start {threads} threads; ask for fewer")]
     Threads {

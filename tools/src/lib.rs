@@ -14,6 +14,7 @@ pub mod evaluate;
 pub mod exact;
 pub mod failure;
 pub mod imatrix;
+pub mod infill;
 pub mod inspect;
 pub mod lexical;
 pub mod new_file;
