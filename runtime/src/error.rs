@@ -41,12 +41,9 @@ pub enum Error {
     EmptyPrompt,
     /// The model was not trained to fill in the middle of a text.
     #[error(
-        "this model has no token for {missing}, which filling in the middle of a text needs; take a code model that has, such as Qwen2.5-Coder, or give only what comes before"
+        "the model has no tokens for filling in the middle of a text; take a code model that has, such as Qwen2.5-Coder, or give only what comes before"
     )]
-    NoInfill {
-        /// What of prefix, suffix and middle it lacks.
-        missing: String,
-    },
+    NoInfill,
     /// The thread pool could not be built.
     #[error("cannot start {threads} threads; ask for fewer")]
     Threads {

@@ -30,6 +30,16 @@ pub struct OtherFile {
 }
 
 impl Tokenizer {
+    /// Whether the model has tokens for filling in the middle of a text.
+    pub fn can_infill(&self) -> bool {
+        self.hole().is_ok()
+    }
+
+    /// The tokens to which the model answers with what belongs between two texts.
+    pub fn infill(&self, prefix: &str, suffix: &str) -> Result<Vec<u32>, Error> {
+        self.encode_infill(&Surroundings { before: prefix, after: Some(suffix), ..Surroundings::default() })
+    }
+
     /// The tokens to which the model answers with what belongs between `before` and `after`. An error if it has no tokens
     /// for that.
     ///
@@ -54,13 +64,9 @@ impl Tokenizer {
     }
 
     fn hole(&self) -> Result<[u32; 3], Error> {
-        let parts = [("prefix", self.infill.prefix), ("suffix", self.infill.suffix), ("middle", self.infill.middle)];
-        match parts.map(|(_, id)| id) {
+        match [self.infill.prefix, self.infill.suffix, self.infill.middle] {
             [Some(prefix), Some(suffix), Some(middle)] => Ok([prefix, suffix, middle]),
-            _ => {
-                let missing = parts.into_iter().filter(|(_, id)| id.is_none()).map(|(name, _)| name);
-                Err(Error::NoInfill { missing: missing.collect::<Vec<_>>().join(", ") })
-            }
+            _ => Err(Error::NoInfill),
         }
     }
 

@@ -57,12 +57,21 @@ struct Cli {
     /// Read special tokens such as <|endoftext|> in the prompt as what they stand for
     #[arg(long)]
     special: bool,
-    /// Keep keys and values as f32 instead of f16
-    #[arg(long)]
-    kv_f32: bool,
+    /// How keys and values are kept: q8 takes half the memory of f16
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t, alias = "cache-type")]
+    kv: Kv,
     /// Print times and memory to standard error at the end
     #[arg(long)]
     stats: bool,
+}
+
+/// How keys and values are kept.
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+enum Kv {
+    #[default]
+    F16,
+    F32,
+    Q8,
 }
 
 #[derive(clap::Args)]
@@ -127,7 +136,7 @@ fn main_with(cli: &Cli) -> Result<(), Failure> {
     }
     out.end()?;
     if cli.stats {
-        print_stats(&ready, &generated, load_time, &session, sampler.seed)?;
+        print_stats(&ready, &generated, load_time, &session, kv_type(cli), sampler.seed)?;
     }
     match generated.finish {
         Finish::Cancelled if interrupted.load(Ordering::SeqCst) => Err(Failure::Interrupted),
@@ -191,7 +200,11 @@ fn context(cli: &Cli, ready: &Ready, prompt_tokens: usize) -> Result<usize, Fail
 }
 
 fn kv_type(cli: &Cli) -> KvType {
-    if cli.kv_f32 { KvType::F32 } else { KvType::F16 }
+    match cli.kv {
+        Kv::F16 => KvType::F16,
+        Kv::F32 => KvType::F32,
+        Kv::Q8 => KvType::Q8,
+    }
 }
 
 impl Sampling {
@@ -265,7 +278,14 @@ impl<'a> Output<'a> {
     }
 }
 
-fn print_stats(ready: &Ready, done: &Generated, load: Duration, session: &Session, seed: u64) -> Result<(), Failure> {
+fn print_stats(
+    ready: &Ready,
+    done: &Generated,
+    load: Duration,
+    session: &Session,
+    kv: KvType,
+    seed: u64,
+) -> Result<(), Failure> {
     let mut err = std::io::stderr().lock();
     let rate = |n: usize, time: Duration| if n == 0 { 0.0 } else { n as f64 / time.as_secs_f64() };
     let engine = ready.model.engine();
@@ -288,8 +308,8 @@ fn print_stats(ready: &Ready, done: &Generated, load: Duration, session: &Sessio
     )?;
     writeln!(err, "weights   {:>9.1} MB a token, {:.2} GB/s", bytes as f64 / 1e6, bytes as f64 * decode / 1e9)?;
     let context = session.context();
-    let kv = Session::cache_bytes(&ready.model, context, KvType::F16);
-    writeln!(err, "context   {context:>9} tokens, {:.1} MB of keys and values as f16", kv as f64 / 1e6)?;
+    let bytes = Session::cache_bytes(&ready.model, context, kv);
+    writeln!(err, "context   {context:>9} tokens, {:.1} MB of keys and values as {kv:?}", bytes as f64 / 1e6)?;
     if let Some(peak) = process::peak_memory() {
         writeln!(err, "peak RSS  {:>9.1} MB", peak as f64 / 1e6)?;
     }

@@ -30,6 +30,8 @@ fn holes_and_files_are_asked_for_as_the_families_do() {
     let files = "<|repo_name|>repo\n<|file_sep|>a.py\nx = 1\n<|file_sep|>b.py\ny = 2\n<|file_sep|>c.py\n";
     let asked = "<|fim_prefix|>f(<|fim_suffix|>)<|fim_middle|>";
     assert_eq!(shown(&qwen, &hole), asked);
+    assert_eq!(qwen.infill("f(", ")").unwrap(), qwen.encode_infill(&hole).unwrap());
+    assert!(qwen.can_infill());
     assert_eq!(shown(&qwen, &among), format!("{files}{asked}"));
     assert_eq!(shown(&qwen, &open), format!("{files}f("));
 
@@ -42,8 +44,9 @@ fn holes_and_files_are_asked_for_as_the_families_do() {
     assert_eq!(shown(&deepseek, &among), format!("x = 1\n\ny = 2\n\n{asked}"));
 
     let none = Tokenizer::new(&with_infill(byte_level(&[]), ["<fim_prefix>", "", "", "", ""])).unwrap();
+    assert!(!none.can_infill());
     let refused = none.encode_infill(&hole).unwrap_err().to_string();
-    assert!(refused.contains("no token for suffix, middle") && refused.contains("only what comes before"), "{refused}");
+    assert!(refused.contains("no tokens for filling in") && refused.contains("only what comes before"), "{refused}");
     assert_eq!(shown(&none, &Surroundings { before: "f(", ..Default::default() }), "f(");
 }
 
