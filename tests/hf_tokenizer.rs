@@ -1,7 +1,8 @@
 //! `tokenizer.json` files made here give the ids that the `tokenizers` crate gives.
 
+mod common;
+
 use std::fs;
-use std::path::Path;
 
 use runtime::{Special, Tokenizer};
 use serde_json::{Value, json};
@@ -37,49 +38,9 @@ fn model(mut tokens: Vec<String>, merges: &[(&str, &str)], more: Value) -> Value
     model
 }
 
-/// A model with this tokenizer, of one layer and width 4.
-fn folder(path: &Path, tokenizer: &Value, config: &Value) {
-    let n = tokenizer["model"]["vocab"].as_object().unwrap().len() + 4;
-    let hf = json!({"model_type": "llama", "hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 1,
-        "num_attention_heads": 1, "vocab_size": n, "max_position_embeddings": 8, "tie_word_embeddings": true});
-    fs::write(path.join("config.json"), hf.to_string()).unwrap();
-    fs::write(path.join("tokenizer.json"), tokenizer.to_string()).unwrap();
-    fs::write(path.join("tokenizer_config.json"), config.to_string()).unwrap();
-    let layer = "model.layers.0";
-    let square = [
-        "self_attn.q_proj",
-        "self_attn.k_proj",
-        "self_attn.v_proj",
-        "self_attn.o_proj",
-        "mlp.gate_proj",
-        "mlp.up_proj",
-        "mlp.down_proj",
-    ];
-    let norms = ["input_layernorm", "post_attention_layernorm"];
-    let mut shapes = vec![("model.embed_tokens.weight".to_owned(), vec![n, 4]), ("model.norm.weight".into(), vec![4])];
-    shapes.extend(square.iter().map(|name| (format!("{layer}.{name}.weight"), vec![4, 4])));
-    shapes.extend(norms.iter().map(|name| (format!("{layer}.{name}.weight"), vec![4])));
-    write_zeros(&path.join("model.safetensors"), &shapes);
-}
-
-/// A safetensors file: the length of a JSON header, the header, the values.
-fn write_zeros(path: &Path, shapes: &[(String, Vec<usize>)]) {
-    let (mut header, mut end) = (serde_json::Map::new(), 0);
-    for (name, shape) in shapes {
-        let start = end;
-        end += 4 * shape.iter().product::<usize>();
-        header.insert(name.clone(), json!({"dtype": "F32", "shape": shape, "data_offsets": [start, end]}));
-    }
-    let header = Value::Object(header).to_string();
-    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-    bytes.extend(header.as_bytes());
-    bytes.resize(bytes.len() + end, 0);
-    fs::write(path, bytes).unwrap();
-}
-
 fn check(tokenizer: &Value, config: &Value) -> Vocabulary {
     let folder = tempfile::tempdir().unwrap();
-    self::folder(folder.path(), tokenizer, config);
+    common::hf_folder::folder(folder.path(), tokenizer, config);
     let model = hf::open(folder.path()).unwrap();
     let vocabulary = model.vocabulary().unwrap();
     let ours = Tokenizer::new(vocabulary).unwrap();
@@ -119,19 +80,41 @@ fn byte_level_vocabularies() {
     let n = 256 + MERGES.len();
     let byte_level =
         |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
-    let split = |digits: &str| {
-        let pattern = format!(
-            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-        );
-        json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false})
+    let split = |pattern: &str, behavior: &str, invert: bool| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": invert});
+    let isolated = |pattern: &str| split(pattern, "Isolated", false);
+    let gpt4 = |letters: &str, others: &str, digits: &str| {
+        format!(
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?{letters}+|\p{{N}}{digits}| ?[^\s{others}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        )
     };
-    let sequence = |first: Value, regex| json!({"type": "Sequence", "pretokenizers": [first, byte_level(regex)]});
+    let capitals = |ending: &str, digits: &str| {
+        let (upper, lower) = (r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]");
+        format!(
+            r"[^\r\n\p{{L}}\p{{N}}]?{upper}*{lower}+{ending}|[^\r\n\p{{L}}\p{{N}}]?{upper}+{lower}*{ending}|\p{{N}}{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        )
+    };
+    let endings = "(?i:'s|'t|'re|'ve|'m|'ll|'d)?";
+    let deepseek3 = [
+        r"\p{N}{1,3}",
+        "[一-龥぀-ゟ゠-ヿ]+",
+        "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
+    ];
+    let sequence = |mut steps: Vec<Value>, regex| {
+        steps.push(byte_level(regex));
+        json!({"type": "Sequence", "pretokenizers": steps})
+    };
     let digits = json!({"type": "Digits", "individual_digits": true});
+    let qwen2 = gpt4(r"\p{L}", r"\p{L}", "");
     for (pre, expected) in [
         (byte_level(true), "gpt-2"),
-        (sequence(digits, true), "starcoder"),
-        (sequence(split(""), false), "qwen2"),
-        (sequence(split("{1,3}"), false), "llama-bpe"),
+        (sequence(vec![digits], true), "starcoder"),
+        (sequence(vec![isolated(&qwen2)], false), "qwen2"),
+        (sequence(vec![split(&qwen2, "Removed", true)], false), "qwen2"),
+        (sequence(vec![isolated(&gpt4(r"\p{L}", r"\p{L}", "{1,3}"))], false), "llama-bpe"),
+        (sequence(vec![isolated(&gpt4(r"[\p{L}\p{M}]", r"\p{L}\p{M}", ""))], false), "qwen35"),
+        (sequence(vec![isolated(&capitals(endings, "{1,3}"))], false), "gpt-4o"),
+        (sequence(vec![isolated(&capitals("", ""))], false), "tekken"),
+        (sequence(deepseek3.iter().map(|pattern| isolated(pattern)).collect(), false), "deepseek-v3"),
     ] {
         let tokenizer = json!({"version": "1.0", "added_tokens": [added(n, "<|end|>", true), added(n + 1, "<think>", false)],
             "normalizer": null, "pre_tokenizer": pre, "post_processor": null, "decoder": null, "model": bpe()});
@@ -178,6 +161,11 @@ fn what_is_not_known_is_refused() {
             json!({"type": "BertPreTokenizer"}),
             "key `pre_tokenizer`: is {\"type\":\"BertPreTokenizer\"}",
         ),
+        (
+            "pre_tokenizer",
+            json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true}),
+            "which is not known; convert the model to GGUF",
+        ),
         ("normalizer", json!({"type": "Lowercase"}), "key `normalizer`: is {\"type\":\"Lowercase\"}"),
         ("model", json!({"type": "Unigram"}), "key `type`: is `Unigram`, expected BPE"),
         ("added_tokens", json!([added(9999, "<x>", true)]), "token `<x>` has 9999, expected one below vocab_size"),
@@ -186,7 +174,7 @@ fn what_is_not_known_is_refused() {
         let mut tokenizer = plain.clone();
         tokenizer[key] = value;
         let folder = tempfile::tempdir().unwrap();
-        self::folder(folder.path(), &plain, &json!({}));
+        common::hf_folder::folder(folder.path(), &plain, &json!({}));
         fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
         let error = hf::open(folder.path()).unwrap_err().to_string();
         assert!(error.contains(expected), "{key}: {error}");

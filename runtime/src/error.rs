@@ -39,6 +39,11 @@ pub enum Error {
     /// Nothing to continue, and the model has no token that begins a text.
     #[error("the prompt is empty and the model has no token to begin with; give some text")]
     EmptyPrompt,
+    /// The model was not trained to fill in the middle of a text.
+    #[error(
+        "the model has no tokens for filling in the middle of a text; take a code model that has, such as Qwen2.5-Coder, or give only what comes before"
+    )]
+    NoInfill,
     /// The thread pool could not be built.
     #[error("cannot start {threads} threads; ask for fewer")]
     Threads {

@@ -1,11 +1,13 @@
-//! Keys and values of the positions seen so far, as halves or singles.
+//! Keys and values of the positions seen so far, as halves, singles or bytes.
+
+mod store;
 
 use std::ops::Range;
 
 use spm::Config;
 
+use self::store::{Layout, Store, bytes_of_vector};
 use crate::error::Error;
-use crate::linear::{Half, zeroed};
 use crate::simd::{Cached, KEY_BLOCK, Kernels};
 
 /// How keys and values are kept.
@@ -16,6 +18,8 @@ pub enum KvType {
     F16,
     /// IEEE single: exact, twice the memory.
     F32,
+    /// A byte a value and a scale for every 32 of a head's: little more than half the memory of halves.
+    Q8,
 }
 
 /// Keys and values of one layer. Values lie as `(kv head, position, dimension)`, dimension fastest; keys as
@@ -42,11 +46,6 @@ pub(crate) struct Run {
     slot: usize,
 }
 
-enum Store {
-    F16(Vec<Half>),
-    F32(Vec<f32>),
-}
-
 impl KvCache {
     /// Room for `context` positions of one layer of `config`, whichever.
     pub fn new(config: &Config, context: usize, kind: KvType) -> Result<Self, Error> {
@@ -62,19 +61,17 @@ impl KvCache {
     }
 
     fn with_slots(config: &Config, context: usize, slots: usize, batch: usize, kind: KvType) -> Result<Self, Error> {
-        let len = config.kv_dim().saturating_mul(slots);
-        let padded = config.kv_dim().saturating_mul(slots.div_ceil(KEY_BLOCK).saturating_mul(KEY_BLOCK));
-        let (keys, values) = (Store::new(kind, padded)?, Store::new(kind, len)?);
+        let of_heads = |slots: usize| slots.saturating_mul(config.n_kv_heads);
+        let padded = slots.div_ceil(KEY_BLOCK).saturating_mul(KEY_BLOCK);
+        let keys = Store::new(kind, Layout::Blocks, of_heads(padded), config.head_dim)?;
+        let values = Store::new(kind, Layout::Rows, of_heads(slots), config.head_dim)?;
         Ok(KvCache { context, slots, batch, head_dim: config.head_dim, keys, values })
     }
 
     /// Bytes that a cache of one layer takes.
     pub fn byte_len(config: &Config, context: usize, kind: KvType) -> usize {
-        let value = match kind {
-            KvType::F16 => 2,
-            KvType::F32 => 4,
-        };
-        config.kv_dim().saturating_mul(context.saturating_add(KEY_BLOCK)).saturating_mul(2 * value)
+        let of_a_position = 2 * config.n_kv_heads * bytes_of_vector(kind, config.head_dim);
+        context.saturating_add(KEY_BLOCK).saturating_mul(of_a_position)
     }
 
     /// Bytes that the caches of all layers take, each as [`Self::of_layer`].
@@ -109,30 +106,27 @@ impl KvCache {
 
     /// Stores the keys and values (all kv heads, `head_dim` each) of one position.
     pub(crate) fn put(&mut self, kernels: &Kernels, position: usize, key: &[f32], value: &[f32]) {
-        let d = self.head_dim;
-        let slot = position % self.slots;
-        let (block, lane) = (slot / KEY_BLOCK, slot % KEY_BLOCK);
+        let (d, slot) = (self.head_dim, position % self.slots);
         for (head, (key, value)) in key.chunks_exact(d).zip(value.chunks_exact(d)).enumerate() {
-            let keys = head * self.keys_of_a_head() + block * d * KEY_BLOCK + lane;
-            self.keys.put(kernels, keys, KEY_BLOCK, key);
-            self.values.put(kernels, (head * self.slots + slot) * d, 1, value);
+            self.keys.put(kernels, head * self.key_slots() + slot, key);
+            self.values.put(kernels, head * self.slots + slot, value);
         }
     }
 
     /// The keys of a kv head from a run's first on.
     pub(crate) fn keys(&self, head: usize, run: &Run) -> Cached<'_> {
-        let n = self.keys_of_a_head();
-        self.keys.part(head * n + run.slot * self.head_dim..(head + 1) * n)
+        let n = self.key_slots();
+        self.keys.part(head * n + run.slot..(head + 1) * n)
     }
 
     /// The values of a kv head from a run's first on.
     pub(crate) fn values(&self, head: usize, run: &Run) -> Cached<'_> {
-        let n = self.slots * self.head_dim;
-        self.values.part(head * n + run.slot * self.head_dim..(head + 1) * n)
+        self.values.part(head * self.slots + run.slot..(head + 1) * self.slots)
     }
 
-    fn keys_of_a_head(&self) -> usize {
-        self.slots.next_multiple_of(KEY_BLOCK) * self.head_dim
+    /// Of a head: whole blocks.
+    fn key_slots(&self) -> usize {
+        self.slots.next_multiple_of(KEY_BLOCK)
     }
 }
 
@@ -142,32 +136,4 @@ fn slots(config: &Config, index: usize, context: usize, batch: usize) -> usize {
     let Some(window) = config.window_of(index) else { return context };
     let blocks = window.saturating_add(batch).div_ceil(KEY_BLOCK).saturating_add(1);
     blocks.saturating_mul(KEY_BLOCK)
-}
-
-impl Store {
-    fn new(kind: KvType, len: usize) -> Result<Self, Error> {
-        Ok(match kind {
-            KvType::F16 => Store::F16(zeroed("the key/value cache", len)?),
-            KvType::F32 => Store::F32(zeroed("the key/value cache", len)?),
-        })
-    }
-
-    /// Stores a vector, `stride` apart.
-    fn put(&mut self, kernels: &Kernels, at: usize, stride: usize, vector: &[f32]) {
-        match self {
-            Store::F16(all) if stride == 1 => kernels.store_f16(vector, &mut all[at..at + vector.len()]),
-            Store::F16(all) => {
-                let places = all[at..].iter_mut().step_by(stride);
-                places.zip(vector).for_each(|(place, &v)| *place = Half::from_f32(v));
-            }
-            Store::F32(all) => all[at..].iter_mut().step_by(stride).zip(vector).for_each(|(place, &v)| *place = v),
-        }
-    }
-
-    fn part(&self, range: Range<usize>) -> Cached<'_> {
-        match self {
-            Store::F16(all) => Cached::F16(&all[range]),
-            Store::F32(all) => Cached::F32(&all[range]),
-        }
-    }
 }

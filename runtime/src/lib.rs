@@ -33,5 +33,5 @@ pub use sampler::{Sampler, SamplerOptions};
 pub use session::{Session, SessionOptions};
 pub use sessions::Sessions;
 pub use text::{PieceDecoder, StopStrings};
-pub use tokenizer::{Special, Splitter, Tokenizer};
+pub use tokenizer::{OtherFile, Special, Splitter, Surroundings, Tokenizer};
 pub use transformer::{Layer, LayerIo, Workspace, embed, load_positions};

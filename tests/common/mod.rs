@@ -1,6 +1,8 @@
 //! What the whole-path tests share: the programs, and files to give them.
 #![allow(dead_code)] // Each test is a program of its own and uses a part of this.
 
+pub(crate) mod hf_folder;
+
 use std::path::Path;
 use std::process::{Command, Output};
 

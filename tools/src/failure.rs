@@ -85,7 +85,7 @@ impl From<runtime::Error> for Failure {
         match error {
             E::File(e) => e.into(),
             E::OutOfMemory { .. } => Failure::OutOfMemory(error.to_string()),
-            E::UnknownKernel { .. } => Failure::Usage(error.to_string()),
+            E::UnknownKernel { .. } | E::NoInfill => Failure::Usage(error.to_string()),
             E::MissingTensor { .. } | E::Shape { .. } | E::NoVocabulary | E::Tokenizer { .. } => {
                 Failure::BadFile(error.to_string())
             }

@@ -15,6 +15,7 @@ pub mod exact;
 pub mod failure;
 pub mod fingerprint;
 pub mod imatrix;
+pub mod infill;
 pub mod inspect;
 pub mod jsonl;
 pub mod lexical;

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use spm::{TokenType, TokenizerKind, Vocabulary, limits};
+use spm::{Infill, TokenType, TokenizerKind, Vocabulary, limits};
 
 use crate::error::{Error, shown};
 use crate::keys::Keys;
@@ -45,7 +45,7 @@ pub(crate) fn read(file: &GgufFile) -> Result<Option<Vocabulary>, Error> {
         }
     }
     read_settings(keys, &mut vocabulary, tokens.len())?;
-    mark_special(keys, &mut vocabulary, &ids)?;
+    mark_special(keys, &mut vocabulary, &tokens, &ids)?;
     drop(ids);
     vocabulary.tokens = tokens;
     Ok(Some(vocabulary))
@@ -70,6 +70,7 @@ fn defaults(kind: TokenizerKind) -> Vocabulary {
         add_space_prefix: sentencepiece,
         ignore_merges: false,
         end_of_generation: Vec::new(),
+        infill: Infill::default(),
         chat_template: None,
     }
 }
@@ -222,8 +223,8 @@ fn special_id(keys: Keys, name: &str, n_tokens: usize) -> Result<Option<u32>, Er
     Ok(id.and_then(|id| u32::try_from(id).ok()).filter(|id| (*id as usize) < n_tokens))
 }
 
-/// Texts that end a generation wherever they are tokens (llama.cpp's list).
-const ENDS: [&str; 22] = [
+/// Texts that end a generation wherever they are tokens (llama.cpp's list, and CodeLlama's `▁<EOT>`).
+const ENDS: [&str; 23] = [
     "<|eot_id|>",
     "<|im_end|>",
     "<|end|>",
@@ -237,6 +238,7 @@ const ENDS: [&str; 22] = [
     "<|eom_id|>",
     "<EOT>",
     "_<EOT>",
+    "▁<EOT>",
     "[EOT]",
     "[EOS]",
     "<|end_of_text|>",
@@ -248,66 +250,15 @@ const ENDS: [&str; 22] = [
     "[e~[",
 ];
 
-/// Fill-in-the-middle tokens: key, texts by which they are known, and whether they end a generation.
-const FILL_IN: [(&str, &[&str], bool); 6] = [
-    (
-        "fim_pre",
-        &[
-            "<|fim_prefix|>",
-            "<fim-prefix>",
-            "<fim_prefix>",
-            "<｜fim▁begin｜>",
-            "<PRE>",
-            "▁<PRE>",
-            "<|code_prefix|>",
-            "<|prefix|>",
-        ],
-        false,
-    ),
-    (
-        "fim_suf",
-        &[
-            "<|fim_suffix|>",
-            "<fim-suffix>",
-            "<fim_suffix>",
-            "<｜fim▁hole｜>",
-            "<SUF>",
-            "▁<SUF>",
-            "<|code_suffix|>",
-            "<|suffix|>",
-        ],
-        false,
-    ),
-    (
-        "fim_mid",
-        &[
-            "<|fim_middle|>",
-            "<fim-middle>",
-            "<fim_middle>",
-            "<｜fim▁end｜>",
-            "<MID>",
-            "▁<MID>",
-            "<|code_middle|>",
-            "<|middle|>",
-        ],
-        false,
-    ),
-    ("fim_pad", &["<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"], true),
-    ("fim_rep", &["<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"], true),
-    ("fim_sep", &["<|file_sep|>"], true),
-];
-
 /// Finds the tokens that end a generation, and types as control what llama.cpp takes for control by its text.
-fn mark_special(keys: Keys, vocabulary: &mut Vocabulary, ids: &HashMap<&str, u32>) -> Result<(), Error> {
-    let mut ends = BTreeSet::new();
-    for (name, texts, is_end) in FILL_IN {
-        let named = special_id(keys, name, ids.len())?;
-        let by_text = texts.iter().find_map(|t| ids.get(t).copied());
-        if named.is_none() {
-            by_text.into_iter().for_each(|id| vocabulary.types[id as usize] = TokenType::Control);
-        }
-        ends.extend(named.or(by_text).filter(|_| is_end));
-    }
+fn mark_special(
+    keys: Keys,
+    vocabulary: &mut Vocabulary,
+    tokens: &[String],
+    ids: &HashMap<&str, u32>,
+) -> Result<(), Error> {
+    vocabulary.infill = infill(keys, vocabulary, tokens, ids)?;
+    let mut ends: BTreeSet<u32> = vocabulary.infill.ends().collect();
     let known = ENDS.iter().filter_map(|text| Some((*text, *ids.get(text)?)));
     let marks: Vec<u32> = known.filter(|(text, _)| !is_merged(vocabulary, ids, text)).map(|(_, id)| id).collect();
     for id in marks {
@@ -320,6 +271,28 @@ fn mark_special(keys: Keys, vocabulary: &mut Vocabulary, ids: &HashMap<&str, u32
     unmark(vocabulary, ids, &mut ends);
     vocabulary.end_of_generation = ends.into_iter().collect();
     Ok(())
+}
+
+/// The tokens for filling in the middle: those that the file names, and others by their text, which become control tokens.
+fn infill(
+    keys: Keys,
+    vocabulary: &mut Vocabulary,
+    tokens: &[String],
+    ids: &HashMap<&str, u32>,
+) -> Result<Infill, Error> {
+    let id = |name| special_id(keys, name, tokens.len());
+    let named = Infill {
+        prefix: id("fim_pre")?,
+        suffix: id("fim_suf")?,
+        middle: id("fim_mid")?,
+        pad: id("fim_pad")?,
+        repository: id("fim_rep")?,
+        file: id("fim_sep")?,
+    };
+    let all = named.or(Infill::by_text(tokens, |text| !is_merged(vocabulary, ids, text)));
+    let is_named = |wanted: u32| named.ids().any(|id| id == wanted);
+    all.ids().filter(|id| !is_named(*id)).for_each(|id| vocabulary.types[id as usize] = TokenType::Control);
+    Ok(all)
 }
 
 /// Whether merging makes this token: then it is text of documents (Qwen2.5-Coder's `</s>`, which HTML is full of), not a mark

@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::encoding::{BLOCK, Encoding, ScaleKind};
 use crate::error::{Error, Fault};
 use crate::header::{self, Header, SECTION_ALIGN, Section};
+use crate::infill::Infill;
 use crate::levels::{in_high_nibbles, kept_2_of_4};
 use crate::matrix::Matrix;
 use crate::metadata::{self, Provenance};
@@ -50,9 +51,12 @@ impl SparseModel {
         recognise(&bytes, path)?;
         let header = Header::parse(&bytes).map_err(|f| f.at(path))?;
         let section = |id| checked_section(&header, &bytes, id, path);
-        let (mut config, provenance) = metadata::parse(&section(header::META)?).map_err(|f| f.at(path))?;
-        let vocabulary = vocabulary_codec::parse(&section(header::VOCABULARY)?).map_err(|f| f.at(path))?;
+        let (mut config, infill, provenance) = metadata::parse(&section(header::META)?).map_err(|f| f.at(path))?;
+        let mut vocabulary = vocabulary_codec::parse(&section(header::VOCABULARY)?).map_err(|f| f.at(path))?;
         check_vocabulary(vocabulary.as_ref(), &config).map_err(|f| f.at(path))?;
+        if let Some(vocabulary) = &mut vocabulary {
+            vocabulary.infill = known_infill(infill, vocabulary);
+        }
         if header.find(header::HEAD).is_some() {
             let shortlist = Shortlist::parse(&section(header::HEAD)?, config.vocab_size, vocabulary.as_ref());
             config.shortlist = Some(shortlist.map_err(|f| f.at(path))?);
@@ -241,6 +245,15 @@ fn check_vocabulary(vocabulary: Option<&Vocabulary>, config: &Config) -> Result<
             format!("{} tokens, the embedding has {} rows", v.tokens.len(), config.vocab_size),
         )),
         _ => Ok(()),
+    }
+}
+
+/// What the metadata say, or the tokens' texts where they say nothing: files of earlier versions.
+fn known_infill(infill: Infill, vocabulary: &Vocabulary) -> Infill {
+    let is_token = |id: u32| (id as usize) < vocabulary.tokens.len();
+    match infill == Infill::default() || !infill.ids().all(is_token) {
+        true => Infill::by_text(&vocabulary.tokens, |_| true),
+        false => infill,
     }
 }
 

@@ -1,10 +1,11 @@
-//! Typed keys and values, and the two structs that are made of them: [`Config`] and [`Provenance`].
+//! Typed keys and values, and what is made of them: [`Config`], [`Infill`] and [`Provenance`].
 
 use std::collections::BTreeMap;
 
 use crate::config::Config;
 use crate::cursor::{Cursor, push_short_text};
 use crate::error::{Error, Fault};
+use crate::infill::Infill;
 use crate::rope::{Rope, RopeLayout};
 use crate::switches;
 
@@ -72,9 +73,10 @@ impl Value {
 pub(crate) type Values = BTreeMap<String, Value>;
 
 /// The metadata section of a file.
-pub(crate) fn to_bytes(config: &Config, provenance: &Provenance) -> Result<Vec<u8>, Fault> {
+pub(crate) fn to_bytes(config: &Config, infill: Option<Infill>, provenance: &Provenance) -> Result<Vec<u8>, Fault> {
     let mut values = Values::new();
     put_config(config, &mut values);
+    infill.unwrap_or_default().put(&mut values);
     for (key, text) in provenance.clone().fields() {
         values.insert(key.into(), Value::Text(std::mem::take(text)));
     }
@@ -89,9 +91,10 @@ pub(crate) fn to_bytes(config: &Config, provenance: &Provenance) -> Result<Vec<u
 }
 
 /// Reads and checks the metadata section.
-pub(crate) fn parse(bytes: &[u8]) -> Result<(Config, Provenance), Fault> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<(Config, Infill, Provenance), Fault> {
     let mut values = parse_values(bytes)?;
     let config = take_config(&mut values)?;
+    let infill = Infill::take(&mut values)?;
     let mut provenance = Provenance::default();
     for (key, to) in provenance.fields() {
         if let Some(value) = values.remove(key) {
@@ -108,7 +111,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<(Config, Provenance), Fault> {
             "unknown and necessary; update this program, or prune the model again",
         ));
     }
-    Ok((config, provenance))
+    Ok((config, infill, provenance))
 }
 
 fn put_config(c: &Config, values: &mut Values) {

@@ -6,6 +6,7 @@ use crate::checkpoint::{Checkpoint, TensorInfo};
 use crate::config::Config;
 use crate::encode::encode;
 use crate::encoding::Encoding;
+use crate::infill::Infill;
 use crate::matrix::Matrix;
 use crate::tokenizer::{TokenType, TokenizerKind, Vocabulary};
 
@@ -140,6 +141,7 @@ fn vocabulary() -> Vocabulary {
         add_space_prefix: false,
         ignore_merges: false,
         end_of_generation: vec![end],
+        infill: Infill::default(),
         chat_template: None,
     }
 }

@@ -1,5 +1,7 @@
 //! A vocabulary as the file stores it: data only. `runtime` turns it into something that encodes text.
 
+use crate::infill::Infill;
+
 /// Everything needed to turn text into token ids and back.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Vocabulary {
@@ -33,6 +35,8 @@ pub struct Vocabulary {
     pub ignore_merges: bool,
     /// Tokens that end generation, ascending.
     pub end_of_generation: Vec<u32>,
+    /// Tokens for filling in the middle of a text.
+    pub infill: Infill,
     /// Jinja source of the chat template.
     pub chat_template: Option<String>,
 }

@@ -3,6 +3,7 @@
 use crate::config::limits;
 use crate::cursor::{Cursor, push_short_text};
 use crate::error::Fault;
+use crate::infill::Infill;
 use crate::tokenizer::{TokenType, TokenizerKind, Vocabulary};
 
 const NONE: u32 = u32::MAX;
@@ -30,7 +31,7 @@ pub(crate) fn to_bytes(vocabulary: Option<&Vocabulary>) -> Result<Vec<u8>, Fault
     Ok(out)
 }
 
-/// Reads and checks the vocabulary section.
+/// Reads and checks the vocabulary section, which does not say what [`Vocabulary::infill`] is.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Vocabulary>, Fault> {
     if bytes.is_empty() {
         return Ok(None);
@@ -77,6 +78,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Vocabulary>, Fault> {
         add_space_prefix,
         ignore_merges,
         end_of_generation,
+        infill: Infill::default(),
         chat_template,
     };
     check(&vocabulary)?;
@@ -105,6 +107,9 @@ fn check(v: &Vocabulary) -> Result<(), Fault> {
     let ids = [("bos", v.bos), ("eos", v.eos), ("unk", v.unk), ("pad", v.pad)];
     if let Some((what, id)) = ids.into_iter().find_map(|(what, id)| Some((what, id.filter(|&id| id as usize >= n)?))) {
         return fault(format!("`{what}` is token {id} of {n}"));
+    }
+    if let Some(id) = v.infill.ids().find(|&id| id as usize >= n) {
+        return fault(format!("a token for filling in is token {id} of {n}"));
     }
     if let Some((i, (l, r))) = v.merges.iter().enumerate().find(|(_, (l, r))| *l.max(r) as usize >= n) {
         return fault(format!("merge {i} joins tokens {l} and {r} of {n}"));

@@ -110,7 +110,7 @@ impl SpmWriter {
         let rest = [
             (header::ROWS, std::mem::take(&mut self.row_starts)),
             (header::TENSORS, tensor_table::to_bytes(&self.entries).map_err(at)?),
-            (header::META, metadata::to_bytes(config, provenance).map_err(at)?),
+            (header::META, metadata::to_bytes(config, vocabulary.map(|v| v.infill), provenance).map_err(at)?),
             (header::VOCABULARY, vocabulary_codec::to_bytes(vocabulary).map_err(at)?),
         ];
         let shortlist = config.shortlist.as_ref().map(|list| (header::HEAD, list.to_bytes()));

@@ -15,12 +15,27 @@ const QUERIES: usize = 4;
 /// Dimensions whose sums are in registers together.
 const WIDE: usize = 64;
 const NARROW: usize = 16;
+/// Numbers of a vector that share a scale, where they are bytes.
+pub(crate) const SCALED: usize = 32;
 
 /// Keys or values of one kv head.
 #[derive(Clone, Copy)]
 pub(crate) enum Cached<'a> {
     F16(&'a [f16]),
     F32(&'a [f32]),
+    Q8(ScaledBytes<'a>),
+}
+
+/// Vectors of bytes, `lanes` of them side by side, and the scales of [`SCALED`] numbers each.
+#[derive(Clone, Copy)]
+pub(crate) struct ScaledBytes<'a> {
+    /// `(dimension, lane)` of one group of lanes after another.
+    pub(crate) codes: &'a [i8],
+    /// `(run of dimensions, lane)` of one group of lanes after another.
+    pub(crate) scales: &'a [f32],
+    pub(crate) dim: usize,
+    /// [`KEY_BLOCK`], or 1.
+    pub(crate) lanes: usize,
 }
 
 /// Queries of one kv head, `dim` wide, and how far each may look.
@@ -137,6 +152,39 @@ impl<'a> Cached<'a> {
                 }
                 &scratch[..len]
             }
+            Cached::Q8(all) => {
+                scratch.fit(len);
+                all.expand(first, &mut scratch[..len]);
+                &scratch[..len]
+            }
+        }
+    }
+}
+
+impl ScaledBytes<'_> {
+    /// The numbers from `first`, where a group of lanes begins, on: whole groups. The same bits on every CPU.
+    #[inline(always)]
+    pub(crate) fn expand(&self, first: usize, out: &mut [f32]) {
+        let (dim, lanes) = (self.dim * self.lanes, self.dim.div_ceil(SCALED) * self.lanes);
+        let codes = self.codes[first..first + out.len()].chunks_exact(dim);
+        let scales = self.scales[first / dim * lanes..].chunks_exact(lanes);
+        for ((codes, scales), out) in codes.zip(scales).zip(out.chunks_exact_mut(dim)) {
+            let run = SCALED * self.lanes;
+            for ((codes, scales), out) in codes.chunks(run).zip(scales.chunks(self.lanes)).zip(out.chunks_mut(run)) {
+                match <&[f32; KEY_BLOCK]>::try_from(scales) {
+                    Ok(scales) => expand_lanes(codes, scales, out),
+                    Err(_) => out.iter_mut().zip(codes).for_each(|(out, &code)| *out = f32::from(code) * scales[0]),
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn expand_lanes(codes: &[i8], scales: &[f32; KEY_BLOCK], out: &mut [f32]) {
+    for (codes, out) in codes.as_chunks::<KEY_BLOCK>().0.iter().zip(out.as_chunks_mut::<KEY_BLOCK>().0) {
+        for ((out, &code), scale) in out.iter_mut().zip(codes).zip(scales) {
+            *out = f32::from(code) * scale;
         }
     }
 }

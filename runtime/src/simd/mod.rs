@@ -42,7 +42,7 @@ pub use codes::Codes;
 pub use kernel::Scratch;
 
 pub(crate) use aligned::Aligned;
-pub(crate) use attention::{Cached, KEY_BLOCK, Queries};
+pub(crate) use attention::{Cached, KEY_BLOCK, Queries, SCALED, ScaledBytes};
 pub(crate) use kernel::{PAD, PANEL};
 
 /// As [`Kernels::quantize`].

@@ -266,7 +266,7 @@ proptest! {
     #[test]
     fn attention_agrees_with_f64_and_portable(
         dim in prop_oneof![1usize..40, prop::sample::select(&[64usize, 80, 128, 256][..])],
-        lens in prop::collection::vec(1usize..70, 1..9), halves in any::<bool>(), seed in any::<u64>(),
+        lens in prop::collection::vec(1usize..70, 1..9), kind in 0..3, seed in any::<u64>(),
     ) {
         let positions = *lens.iter().max().unwrap();
         let stride = positions.next_multiple_of(KEY_BLOCK);
@@ -275,10 +275,27 @@ proptest! {
         let q = Queries { dim, queries: &queries, lens: &lens, stride };
         let half = |v: &[f32]| v.iter().map(|&v| f16::from_f32(v)).collect::<Vec<_>>();
         let (key_halves, value_halves) = (half(&keys), half(&values));
-        let stored = |v: f32| f64::from(if halves { f16::from_f32(v).to_f32() } else { v });
-        let (k, v) = match halves {
-            true => (Cached::F16(&key_halves), Cached::F16(&value_halves)),
-            false => (Cached::F32(&keys), Cached::F32(&values)),
+        let code = |v: f32| (v * 60.0) as i8;
+        let codes = |v: &[f32]| v.iter().map(|&v| code(v)).collect::<Vec<_>>();
+        let (key_codes, value_codes) = (codes(&keys), codes(&values));
+        // A scale of its own for every run of dimensions of every position.
+        let scale = |p: usize, d: usize| 0.02 + (p * 5 + d / SCALED) as f32 * 1e-4;
+        let runs = dim.div_ceil(SCALED);
+        let key_scales: Vec<f32> = (0..stride * runs).map(|i| {
+            let (block, run, lane) = (i / (runs * KEY_BLOCK), i / KEY_BLOCK % runs, i % KEY_BLOCK);
+            scale(block * KEY_BLOCK + lane, run * SCALED)
+        }).collect();
+        let value_scales: Vec<f32> = (0..positions * runs).map(|i| scale(i / runs, i % runs * SCALED)).collect();
+        let stored = |v: f32, p: usize, d: usize| f64::from(match kind {
+            0 => f16::from_f32(v).to_f32(),
+            1 => v,
+            _ => f32::from(code(v)) * scale(p, d),
+        });
+        let bytes = |codes, scales, lanes| Cached::Q8(ScaledBytes { codes, scales, dim, lanes });
+        let (k, v) = match kind {
+            0 => (Cached::F16(&key_halves), Cached::F16(&value_halves)),
+            1 => (Cached::F32(&keys), Cached::F32(&values)),
+            _ => (bytes(&key_codes[..], &key_scales[..], KEY_BLOCK), bytes(&value_codes[..], &value_scales[..], 1)),
         };
         let mut first: Option<Vec<u32>> = None;
         for kernels in available() {
@@ -287,12 +304,12 @@ proptest! {
             kernels.mix(&q, v, &mut Aligned::default(), &weights, &mut out);
             for (i, &len) in lens.iter().enumerate() {
                 for p in 0..len {
-                    let key = |d: usize| stored(keys[(p / KEY_BLOCK * dim + d) * KEY_BLOCK + p % KEY_BLOCK]);
+                    let key = |d: usize| stored(keys[(p / KEY_BLOCK * dim + d) * KEY_BLOCK + p % KEY_BLOCK], p, d);
                     let exact: f64 = (0..dim).map(|d| f64::from(queries[i * dim + d]) * key(d)).sum();
                     prop_assert!((f64::from(scores[i * stride + p]) - exact).abs() < 1e-2, "{}", kernels.name());
                 }
                 for d in 0..dim {
-                    let term = |p: usize| f64::from(weights[i * stride + p]) * stored(values[p * dim + d]);
+                    let term = |p: usize| f64::from(weights[i * stride + p]) * stored(values[p * dim + d], p, d);
                     let exact: f64 = (0..len).map(term).sum();
                     prop_assert!((f64::from(out[i * dim + d]) - exact).abs() < 1e-2, "{}", kernels.name());
                 }

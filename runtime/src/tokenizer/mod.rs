@@ -5,6 +5,7 @@
 //! slow, recursive or large.
 
 mod byte_level;
+mod infill;
 mod merge;
 mod pieces;
 mod sentence_piece;
@@ -12,9 +13,10 @@ mod split;
 mod words;
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
-use spm::{TokenType, TokenizerKind, Vocabulary};
+use spm::{Infill, TokenType, TokenizerKind, Vocabulary};
 
 use self::byte_level::ByteLevel;
+pub use self::infill::{OtherFile, Surroundings};
 use self::merge::Merger;
 use self::pieces::Pieces;
 use self::sentence_piece::SentencePiece;
@@ -51,6 +53,7 @@ pub struct Tokenizer {
     eos: Option<u32>,
     add_bos: bool,
     end_ids: Vec<u32>,
+    infill: Infill,
 }
 
 enum Model {
@@ -78,6 +81,7 @@ impl Tokenizer {
             eos: v.eos,
             add_bos: v.add_bos,
             end_ids,
+            infill: v.infill,
         })
     }
 
@@ -147,27 +151,32 @@ impl Tokenizer {
     }
 
     fn append(&self, text: &str, special: Special, ids: &mut Vec<u32>) {
+        self.append_parts_of(text, special, true, &mut Merger::default(), ids);
+    }
+
+    /// The same with or without the space that a vocabulary may put first.
+    fn append_parts_of(&self, text: &str, special: Special, spaced: bool, merger: &mut Merger, ids: &mut Vec<u32>) {
         let matcher = match special {
             Special::AsText => &self.always,
             Special::Parse => &self.special,
         };
-        let (mut from, mut merger) = (0, Merger::default());
+        let mut from = 0;
         if let Some(matcher) = matcher {
             for (range, id) in matcher.find(text) {
-                self.append_text(&text[from..range.start], &mut merger, ids);
+                self.append_text(&text[from..range.start], spaced || from > 0, merger, ids);
                 ids.push(id);
                 from = range.end;
             }
         }
-        self.append_text(&text[from..], &mut merger, ids);
+        self.append_text(&text[from..], spaced || from > 0, merger, ids);
     }
 
-    fn append_text(&self, mut text: &str, merger: &mut Merger, ids: &mut Vec<u32>) {
+    fn append_text(&self, mut text: &str, spaced: bool, merger: &mut Merger, ids: &mut Vec<u32>) {
         while !text.is_empty() {
             let (now, later) = text.split_at(cut(text, LONGEST_TEXT));
             match &self.model {
                 Model::ByteLevel(model) => model.encode(now, &self.pieces, merger, ids),
-                Model::SentencePiece(model) => model.encode(now, &self.pieces, merger, ids),
+                Model::SentencePiece(model) => model.encode(now, spaced, &self.pieces, merger, ids),
             }
             text = later;
         }
@@ -195,7 +204,7 @@ fn check(v: &Vocabulary) -> Result<(), Error> {
     if let Some(id) = v.tokens.iter().position(|t| t.len() > LONGEST_TOKEN) {
         return refuse(format!("token {id} has {} bytes, expected at most {LONGEST_TOKEN}", v.tokens[id].len()));
     }
-    let named = [v.bos, v.eos, v.unk, v.pad].into_iter().flatten();
+    let named = [v.bos, v.eos, v.unk, v.pad].into_iter().flatten().chain(v.infill.ids());
     match named.chain(v.end_of_generation.iter().copied()).find(|&id| id as usize >= n) {
         Some(id) => refuse(format!("special token {id} is not below the vocabulary's {n}")),
         None => Ok(()),

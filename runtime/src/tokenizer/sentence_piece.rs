@@ -34,9 +34,9 @@ impl SentencePiece {
         })
     }
 
-    /// Appends the tokens of a text that begins a text, or follows a special token.
-    pub(super) fn encode(&self, text: &str, pieces: &Pieces, merger: &mut Merger, ids: &mut Vec<u32>) {
-        let prefix = if self.add_space_prefix { " " } else { "" };
+    /// Appends the tokens of a text that begins a text, or follows a special token; not `spaced`, one that goes on.
+    pub(super) fn encode(&self, text: &str, spaced: bool, pieces: &Pieces, merger: &mut Merger, ids: &mut Vec<u32>) {
+        let prefix = if spaced && self.add_space_prefix { " " } else { "" };
         let text = format!("{prefix}{}", text.replace(SPACE, " "));
         self.merge(&text, usize::MAX, pieces, merger, |id, bytes| match id {
             NONE => self.fall_back(bytes, ids),

@@ -2,13 +2,15 @@
 //! vocabularies made to break it.
 
 use proptest::prelude::*;
-use spm::{Shortlist, TokenType, TokenizerKind, Vocabulary, needed_tokens};
+use spm::{Infill, Shortlist, TokenType, TokenizerKind, Vocabulary, needed_tokens};
 use tokenizers::models::bpe::BPE;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, TokenizerImpl};
 
 use super::byte_level::byte_of;
 use super::{LONGEST_TOKEN, SPECIAL_BYTES, Special, Splitter, Tokenizer, cut};
+
+mod infill;
 
 fn vocabulary(kind: TokenizerKind, tokens: Vec<String>) -> Vocabulary {
     Vocabulary {
@@ -27,6 +29,7 @@ fn vocabulary(kind: TokenizerKind, tokens: Vec<String>) -> Vocabulary {
         add_space_prefix: false,
         ignore_merges: false,
         end_of_generation: Vec::new(),
+        infill: Infill::default(),
         chat_template: None,
     }
 }

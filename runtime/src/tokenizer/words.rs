@@ -16,6 +16,31 @@ const LLAMA3: &str =
 /// The same with single digits: Qwen 2.
 const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+";
+/// The same, where marks belong to letters: Qwen 3.5.
+const QWEN35: &str = concat!(
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|",
+    r"\s*[\r\n]+|\s+"
+);
+/// The same, where line ends are no part of what is before them: Seed-Coder.
+const SEED_CODER: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+";
+/// GPT-4o's words, which begin with capitals: Phi-4-mini, Llama 4.
+const GPT4O: &str = concat!(
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
+    r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+"
+);
+/// The same with single digits, and no English endings: Mistral.
+const TEKKEN: &str = concat!(
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|",
+    r"\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+"
+);
+/// DeepSeek-V3's words; numbers and CJK are cut before.
+const DEEPSEEK3: &str = concat!(
+    r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"##,
+    r" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+"
+);
 /// CJK ideographs and Hangul, as DeepSeek has them.
 const CJK: &str = r"[\u{4E00}-\u{9FA5}\u{800}-\u{4E00}\u{AC00}-\u{D7FF}]+";
 /// Letters with case, as DeepSeek lists them: not all that Unicode has.
@@ -49,16 +74,55 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("qwen2", &[QWEN2]),
     ("llama-bpe", &[LLAMA3]),
     ("deepseek-coder", &[r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", CJK, r"\p{N}"]),
+    ("qwen35", &[QWEN35]),
+    ("seed-coder", &[SEED_CODER]),
+    ("gpt-4o", &[GPT4O]),
+    ("tekken", &[TEKKEN]),
+    ("falcon", &[r"[\p{P}$+<=>^~|`]+", GPT2, r"[0-9][0-9][0-9]"]),
+    ("deepseek-v3", &[r"\p{N}{1,3}", r"[\u{4E00}-\u{9FA5}\u{3040}-\u{309F}\u{30A0}-\u{30FF}]+", DEEPSEEK3]),
     ("deepseek-llm", &[r"[\r\n]", CASED, PUNCTUATION, r"\s+$", CJK, r"\p{N}+"]),
 ];
 
 /// Names that GGUF files use for one of the above.
-const SAME_AS: &[(&str, &str)] = &[
-    ("", "default"),
-    ("llama3", "llama-bpe"),
-    ("llama-v3", "llama-bpe"),
-    ("gpt2", "gpt-2"),
-    ("deepseek-r1-qwen", "qwen2"),
+const SAME_AS: &[(&str, &[&str])] = &[
+    ("default", &[""]),
+    (
+        "gpt-2",
+        &[
+            "gpt2",
+            "phi-2",
+            "mpt",
+            "olmo",
+            "jais",
+            "mellum",
+            "exaone4",
+            "trillion",
+            "gigachat",
+            "a.x-4.0",
+            "granite-docling",
+        ],
+    ),
+    ("starcoder", &["command-r", "codeshell", "exaone", "minerva-7b", "mellum2"]),
+    ("qwen2", &["deepseek-r1-qwen", "stablelm2", "hunyuan", "megrez", "kormo", "f2llmv2", "grok-2", "solar-open"]),
+    (
+        "llama-bpe",
+        &[
+            "llama3",
+            "llama-v3",
+            "falcon3",
+            "falcon-h1",
+            "pixtral",
+            "midm-2.0",
+            "lfm2",
+            "dbrx",
+            "smaug-bpe",
+            "chatglm-bpe",
+            "glm4",
+            "glm5",
+        ],
+    ),
+    ("gpt-4o", &["llama4", "kanana2", "talkie", "minimax-m2"]),
+    ("deepseek-v3", &["hunyuan-dense", "joyai-llm", "hy_v4"]),
 ];
 
 /// A pre-tokenizer.
@@ -130,11 +194,14 @@ impl Cut {
 }
 
 fn patterns(pre: &str) -> Result<&'static [&'static str], Error> {
-    let name = SAME_AS.iter().find(|(alias, _)| *alias == pre).map_or(pre, |(_, name)| name);
+    let name = SAME_AS.iter().find(|(_, others)| others.contains(&pre)).map_or(pre, |(name, _)| name);
     let found = KNOWN.iter().find(|(known, _)| *known == name).map(|(_, patterns)| *patterns);
     found.ok_or_else(|| {
         let known: Vec<&str> = KNOWN.iter().map(|(name, _)| *name).collect();
-        Error::Tokenizer { problem: format!("pre-tokenizer `{pre}` is unknown; known are {}", known.join(", ")) }
+        let known = known.join(", ");
+        let problem =
+            format!("pre-tokenizer `{pre}` is unknown; known are {known}; update this program, or take another model");
+        Error::Tokenizer { problem }
     })
 }
 
@@ -174,6 +241,26 @@ mod tests {
         assert_eq!(ours("smollm", " 12  a"), [" ", "1", "2", " ", " a"]);
         assert_eq!(ours("deepseek-coder", " 中文ab\n1 "), [" ", "中文", "ab", "\n", "1", " "]);
         assert_eq!(ours("deepseek-llm", "ab ª12  "), ["ab", " ª", "12", "  "]);
+        assert_eq!(ours("falcon", "f(x)=1234"), ["f", "(", "x", ")=", "123", "4"]);
+        assert_eq!(ours("gpt-4o", "HelloWorld's 1234/\n"), ["Hello", "World's", " ", "123", "4", "/\n"]);
+        assert_eq!(ours("tekken", "HTMLPage's 12"), ["HTMLPage", "'s", " ", "1", "2"]);
+        assert_eq!(ours("deepseek-v3", "x.foo  1234 中文é"), ["x", ".foo", "  ", "123", "4", " ", "中文", "é"]);
+        assert_eq!(ours("qwen35", "e\u{301}a 1"), ["e\u{301}a", " ", "1"]);
+        assert_eq!(ours("seed-coder", "a);\n\n b"), ["a", ");", "\n\n", " b"]);
+        assert_eq!(ours("qwen2", "a);\n\n b"), ["a", ");\n\n", " b"]);
+    }
+
+    #[test]
+    fn other_names_mean_the_same_words() {
+        for (name, others) in SAME_AS {
+            assert!(KNOWN.iter().any(|(known, _)| known == name), "{name}");
+            for other in *others {
+                assert!(KNOWN.iter().all(|(known, _)| known != other), "{other}");
+                assert_eq!(patterns(other).unwrap(), patterns(name).unwrap());
+            }
+        }
+        assert_eq!(ours("phi-2", "a  12b"), ours("gpt-2", "a  12b"));
+        assert_eq!(ours("dbrx", "a  1234b"), ours("llama-bpe", "a  1234b"));
     }
 
     proptest! {

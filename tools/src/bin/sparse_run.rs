@@ -13,6 +13,7 @@ use runtime::{
 };
 use tools::chat::{self, Message};
 use tools::cli::{Ready, RunArgs, text_argument};
+use tools::infill::InfillArgs;
 use tools::{Failure, process};
 
 /// Continue a text with a sparse model (.spm) or a dense one (.gguf, or a Hugging Face folder).
@@ -37,7 +38,9 @@ struct Cli {
     ctx_size: Option<usize>,
     #[command(flatten)]
     run: RunArgs,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Filling in the middle")]
+    around: InfillArgs,
+    #[command(flatten, next_help_heading = "Sampling")]
     sampling: Sampling,
     /// Stop before this text; may be given several times
     #[arg(long, value_name = "TEXT")]
@@ -54,12 +57,21 @@ struct Cli {
     /// Read special tokens such as <|endoftext|> in the prompt as what they stand for
     #[arg(long)]
     special: bool,
-    /// Keep keys and values as f32 instead of f16
-    #[arg(long)]
-    kv_f32: bool,
+    /// How keys and values are kept: q8 takes half the memory of f16
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t, alias = "cache-type")]
+    kv: Kv,
     /// Print times and memory to standard error at the end
     #[arg(long)]
     stats: bool,
+}
+
+/// How keys and values are kept.
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+enum Kv {
+    #[default]
+    F16,
+    F32,
+    Q8,
 }
 
 #[derive(clap::Args)]
@@ -101,11 +113,11 @@ fn main() -> ExitCode {
 
 fn main_with(cli: &Cli) -> Result<(), Failure> {
     let interrupted = process::interrupt_flag()?;
-    let prompt = prompt_text(cli)?;
+    let text = PromptText::read(cli)?;
     let started = Instant::now();
     let ready = Ready::load(&cli.model, &cli.run)?;
     let load_time = started.elapsed();
-    let (tokens, shown) = prompt_tokens(cli, &ready, &prompt)?;
+    let tokens = prompt_tokens(cli, &ready, &text)?;
     let options =
         SessionOptions { context: context(cli, &ready, tokens.len())?, kv: kv_type(cli), ..Default::default() };
     let mut session = Session::new(&ready.model, &options)?;
@@ -114,11 +126,17 @@ fn main_with(cli: &Cli) -> Result<(), Failure> {
         GenerateOptions { max_tokens: cli.predict, sampler: sampler.clone(), stop: cli.stop.clone() };
 
     let mut out = Output::new(&interrupted);
-    out.show(shown)?;
+    let is_shown = !cli.no_display_prompt && !cli.chat;
+    if is_shown {
+        out.show(&text.before)?;
+    }
     let generated = generate(&mut session, &ready.tokenizer, &tokens, &generate_options, &mut |e| out.event(e))?;
+    if is_shown && generated.finish != Finish::Cancelled {
+        out.show(text.after.as_deref().unwrap_or_default())?;
+    }
     out.end()?;
     if cli.stats {
-        print_stats(&ready, &generated, load_time, &session, sampler.seed)?;
+        print_stats(&ready, &generated, load_time, &session, kv_type(cli), sampler.seed)?;
     }
     match generated.finish {
         Finish::Cancelled if interrupted.load(Ordering::SeqCst) => Err(Failure::Interrupted),
@@ -126,32 +144,47 @@ fn main_with(cli: &Cli) -> Result<(), Failure> {
     }
 }
 
-fn prompt_text(cli: &Cli) -> Result<String, Failure> {
-    let piped = cli.prompt.is_none() && cli.file.is_none() && !std::io::stdin().is_terminal();
-    let prompt = if piped { Some("-") } else { cli.prompt.as_deref() };
-    text_argument(prompt, cli.file.as_ref())?
-        .ok_or_else(|| Failure::Usage("no prompt: give a text, `-` for standard input, or -f FILE".into()))
+/// What the model is given to continue, or to fill in.
+struct PromptText {
+    before: String,
+    /// What follows the place to fill in, if one is to be.
+    after: Option<String>,
 }
 
-/// The prompt's tokens, and the part of the prompt that is printed before the continuation.
-fn prompt_tokens<'a>(cli: &Cli, ready: &Ready, prompt: &'a str) -> Result<(Vec<u32>, &'a str), Failure> {
+impl PromptText {
+    fn read(cli: &Cli) -> Result<Self, Failure> {
+        if cli.around.is_hole() {
+            let (before, after) = cli.around.hole()?;
+            return Ok(PromptText { before, after: Some(after) });
+        }
+        let piped = cli.prompt.is_none() && cli.file.is_none() && !std::io::stdin().is_terminal();
+        let prompt = if piped { Some("-") } else { cli.prompt.as_deref() };
+        let before = text_argument(prompt, cli.file.as_ref())?
+            .ok_or_else(|| Failure::Usage("no prompt: give a text, `-` for standard input, or -f FILE".into()))?;
+        Ok(PromptText { before, after: None })
+    }
+}
+
+fn prompt_tokens(cli: &Cli, ready: &Ready, text: &PromptText) -> Result<Vec<u32>, Failure> {
+    if cli.around.is_hole() || cli.around.has_others() {
+        return cli.around.encode(&ready.tokenizer, &text.before, text.after.as_deref(), cli.file.as_deref());
+    }
     if !cli.chat {
         let special = if cli.special { Special::Parse } else { Special::AsText };
-        let shown = if cli.no_display_prompt { "" } else { prompt };
-        return Ok((ready.tokenizer.encode(prompt, special), shown));
+        return Ok(ready.tokenizer.encode(&text.before, special));
     }
     let template = ready.chat_template.as_deref();
     let template =
         template.ok_or_else(|| Failure::Usage("this model has no chat template; run without --chat".into()))?;
     let message = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
     let system = cli.system.as_deref().map(|text| message("system", text));
-    let messages: Vec<Message> = system.into_iter().chain([message("user", prompt)]).collect();
+    let messages: Vec<Message> = system.into_iter().chain([message("user", &text.before)]).collect();
     let text_of = |id: Option<u32>| id.map(|id| ready.tokenizer.token_text(id).to_owned()).unwrap_or_default();
     let bos = text_of(ready.tokenizer.bos());
     let text = chat::render(template, &messages, &bos, &text_of(ready.tokenizer.eos()))?;
     // Templates write the beginning of text themselves; encoding must not add another.
     let text = text.strip_prefix(bos.as_str()).filter(|_| ready.tokenizer.adds_bos()).unwrap_or(&text);
-    Ok((ready.tokenizer.encode(text, Special::Parse), ""))
+    Ok(ready.tokenizer.encode(text, Special::Parse))
 }
 
 fn context(cli: &Cli, ready: &Ready, prompt_tokens: usize) -> Result<usize, Failure> {
@@ -167,7 +200,11 @@ fn context(cli: &Cli, ready: &Ready, prompt_tokens: usize) -> Result<usize, Fail
 }
 
 fn kv_type(cli: &Cli) -> KvType {
-    if cli.kv_f32 { KvType::F32 } else { KvType::F16 }
+    match cli.kv {
+        Kv::F16 => KvType::F16,
+        Kv::F32 => KvType::F32,
+        Kv::Q8 => KvType::Q8,
+    }
 }
 
 impl Sampling {
@@ -241,7 +278,14 @@ impl<'a> Output<'a> {
     }
 }
 
-fn print_stats(ready: &Ready, done: &Generated, load: Duration, session: &Session, seed: u64) -> Result<(), Failure> {
+fn print_stats(
+    ready: &Ready,
+    done: &Generated,
+    load: Duration,
+    session: &Session,
+    kv: KvType,
+    seed: u64,
+) -> Result<(), Failure> {
     let mut err = std::io::stderr().lock();
     let rate = |n: usize, time: Duration| if n == 0 { 0.0 } else { n as f64 / time.as_secs_f64() };
     let engine = ready.model.engine();
@@ -264,8 +308,8 @@ fn print_stats(ready: &Ready, done: &Generated, load: Duration, session: &Sessio
     )?;
     writeln!(err, "weights   {:>9.1} MB a token, {:.2} GB/s", bytes as f64 / 1e6, bytes as f64 * decode / 1e9)?;
     let context = session.context();
-    let kv = Session::cache_bytes(&ready.model, context, KvType::F16);
-    writeln!(err, "context   {context:>9} tokens, {:.1} MB of keys and values as f16", kv as f64 / 1e6)?;
+    let bytes = Session::cache_bytes(&ready.model, context, kv);
+    writeln!(err, "context   {context:>9} tokens, {:.1} MB of keys and values as {kv:?}", bytes as f64 / 1e6)?;
     if let Some(peak) = process::peak_memory() {
         writeln!(err, "peak RSS  {:>9.1} MB", peak as f64 / 1e6)?;
     }

@@ -1,7 +1,7 @@
 //! Vocabularies, with llama.cpp's defaults and its rules for the end of generation.
 
 use gguf::GgufWriter;
-use spm::{TokenType, TokenizerKind, Vocabulary};
+use spm::{Infill, TokenType, TokenizerKind, Vocabulary};
 
 fn read(w: &GgufWriter) -> Vocabulary {
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -55,6 +55,22 @@ fn ends_are_known_by_id_and_by_text() {
     assert_eq!((v.end_of_generation, v.eos, v.pad), (vec![1, 2, 3, 4, 6], Some(6), None));
     let control = |id: usize| v.types[id] == TokenType::Control;
     assert!(control(1) && control(3) && control(4) && control(5) && !control(0) && !control(6));
+}
+
+/// Named ones count; the others are found by their texts, unless merging makes these.
+#[test]
+fn infill_tokens_are_known_by_id_and_by_text() {
+    let tokens = ["a", "<before>", "<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<file_sep>", "<file", "_sep>"];
+    let mut w = GgufWriter::new();
+    w.text("tokenizer.ggml.model", "gpt2").text("tokenizer.ggml.pre", "starcoder");
+    w.texts("tokenizer.ggml.tokens", &tokens).texts("tokenizer.ggml.merges", &["<file _sep>"]);
+    w.u32("tokenizer.ggml.fim_pre_token_id", 1);
+    let v = read(&w);
+    let infill = Infill { prefix: Some(1), suffix: Some(3), middle: Some(4), ..Infill::default() };
+    assert_eq!((v.infill, v.end_of_generation), (infill, vec![]));
+    assert_eq!([2, 3, 4].map(|id| v.types[id]), [TokenType::Normal, TokenType::Control, TokenType::Control]);
+    let v = read(&byte_level("starcoder", &["<repo_name>", "<file_sep>", "a"]));
+    assert_eq!((v.infill.repository, v.infill.file, v.end_of_generation), (Some(0), Some(1), vec![0, 1]));
 }
 
 /// Qwen2.5-Coder's vocabulary makes `</s>` by merging: it is HTML there, and no end.

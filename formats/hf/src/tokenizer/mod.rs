@@ -6,11 +6,11 @@
 mod pre;
 mod settings;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use serde_json::Value;
-use spm::{TokenType, TokenizerKind, Vocabulary, limits};
+use spm::{Infill, TokenType, TokenizerKind, Vocabulary, limits};
 
 use self::settings::Settings;
 use crate::error::{Error, shown};
@@ -38,6 +38,7 @@ pub(crate) fn read(folder: &Path, config: Json, vocab_size: usize) -> Result<Opt
     tokens.add_added(file)?;
     let settings = Settings::read(folder, config, file, &tokens.ids)?;
     let merges = merges(model, &tokens.ids)?;
+    let infill = Infill::by_text(&tokens.texts, |text| is_added(file, text));
     let is_sentencepiece = words.kind == TokenizerKind::SentencePiece;
     Ok(Some(Vocabulary {
         kind: words.kind,
@@ -54,7 +55,8 @@ pub(crate) fn read(folder: &Path, config: Json, vocab_size: usize) -> Result<Opt
         add_eos: settings.add_eos,
         add_space_prefix: words.space_prefix,
         ignore_merges: model.bool("ignore_merges")?.unwrap_or(false),
-        end_of_generation: settings.ends,
+        end_of_generation: with(settings.ends, infill.ends()),
+        infill,
         chat_template: settings.chat_template,
     }))
 }
@@ -112,6 +114,18 @@ impl Tokens {
         }
         Ok(())
     }
+}
+
+/// Whether a token was added to the model's own, and no text is merged to it.
+fn is_added(file: Json, text: &str) -> bool {
+    let added = file.value("added_tokens").and_then(Value::as_array).into_iter().flatten();
+    added.into_iter().any(|token| token.get("content").and_then(Value::as_str) == Some(text))
+}
+
+/// More ends, in order.
+fn with(ends: Vec<u32>, more: impl Iterator<Item = u32>) -> Vec<u32> {
+    let all: BTreeSet<u32> = ends.into_iter().chain(more).collect();
+    all.into_iter().collect()
 }
 
 /// `<0x0A>`.

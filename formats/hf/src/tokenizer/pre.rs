@@ -14,12 +14,63 @@ pub(super) struct Words {
     pub(super) space_prefix: bool,
 }
 
-/// GPT-4's words; `{}` is how many digits there are in one.
-const GPT4: &str = concat!(
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|",
-    r"\s+(?!\S)|\s+"
-);
-const DEEPSEEK_CODER: [&str; 5] = [r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", r"[一-龥ࠀ-一가-퟿]+", r"\p{N}"];
+/// What is cut before byte-level BPE, each pattern of what those before it left, and GGUF's name for it.
+const KNOWN: &[(&str, &[&str])] = &[
+    ("starcoder", &[r"\p{N}", GPT2]),
+    ("gpt-2", &[GPT2]),
+    (
+        "qwen2",
+        &[concat!(
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|",
+            r"\s+(?!\S)|\s+"
+        )],
+    ),
+    (
+        "llama-bpe",
+        &[concat!(
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|",
+            r"\s+(?!\S)|\s+"
+        )],
+    ),
+    (
+        "qwen35",
+        &[concat!(
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|",
+            r"\s*[\r\n]+|\s+(?!\S)|\s+"
+        )],
+    ),
+    (
+        "gpt-4o",
+        &[concat!(
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
+            r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        )],
+    ),
+    (
+        "tekken",
+        &[concat!(
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|",
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|",
+            r"\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        )],
+    ),
+    ("deepseek-coder", &[r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", r"[一-龥ࠀ-一가-퟿]+", r"\p{N}"]),
+    (
+        "deepseek-v3",
+        &[
+            r"\p{N}{1,3}",
+            r"[一-龥぀-ゟ゠-ヿ]+",
+            concat!(
+                r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"##,
+                r" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+            ),
+        ],
+    ),
+];
+
+/// What stands for the words of the step `ByteLevel` itself.
+const GPT2: &str = "GPT-2";
 
 /// Resolves the pre-tokenizer of a file; one that is not known is refused with its description.
 pub(super) fn resolve(file: Json) -> Result<Words, Error> {
@@ -48,25 +99,36 @@ pub(super) fn resolve(file: Json) -> Result<Words, Error> {
 /// GGUF's name for the steps that end in byte-level BPE.
 fn byte_level(steps: &[&Value]) -> Option<&'static str> {
     let (last, before) = steps.split_last()?;
-    let uses_regex = last.get("use_regex").and_then(Value::as_bool).unwrap_or(true);
-    let patterns: Vec<&str> = before.iter().map(|step| pattern(step)).collect::<Option<_>>()?;
-    match (&patterns[..], uses_regex) {
-        ([], true) => Some("gpt-2"),
-        ([r"\p{N}"], true) => Some("starcoder"),
-        ([one], false) if *one == GPT4.replace("{}", "") => Some("qwen2"),
-        ([one], false) if *one == GPT4.replace("{}", "{1,3}") => Some("llama-bpe"),
-        (many, false) if *many == DEEPSEEK_CODER => Some("deepseek-coder"),
-        _ => None,
+    let is = |key: &str| last.get(key).and_then(Value::as_bool);
+    if is("add_prefix_space") == Some(true) {
+        return None;
     }
+    let own = is("use_regex").unwrap_or(true).then_some(GPT2);
+    let patterns: Vec<&str> = before.iter().map(|step| pattern(step)).chain(own.map(Some)).collect::<Option<_>>()?;
+    let same =
+        |known: &[&str]| known.len() == patterns.len() && known.iter().zip(&patterns).all(|(k, p)| is_same(k, p));
+    KNOWN.iter().find(|(_, known)| same(known)).map(|(name, _)| *name)
+}
+
+/// Whether a pattern is a known one: files write line ends as characters, too.
+fn is_same(known: &str, pattern: &str) -> bool {
+    known == pattern || known == pattern.replace('\r', r"\r").replace('\n', r"\n")
 }
 
 /// What a step cuts at, each match for itself.
 fn pattern(step: &Value) -> Option<&str> {
     match kind(step) {
         "Digits" if step.get("individual_digits")?.as_bool()? => Some(r"\p{N}"),
-        "Split" if step.get("behavior")?.as_str()? == "Isolated" && step.get("invert")?.as_bool() != Some(true) => {
+        "Split" => {
             let pattern = step.get("pattern")?;
-            pattern.get("Regex").or(pattern.get("String"))?.as_str()
+            let pattern = pattern.get("Regex").or(pattern.get("String"))?.as_str()?;
+            let is_inverted = step.get("invert").and_then(Value::as_bool) == Some(true);
+            match (step.get("behavior")?.as_str()?, is_inverted) {
+                ("Isolated", false) => Some(pattern),
+                // What does not match is dropped, of patterns that match everything: nothing.
+                ("Removed", true) if pattern.ends_with(r"|\s+") => Some(pattern),
+                _ => None,
+            }
         }
         _ => None,
     }
