@@ -69,6 +69,15 @@ pub enum Error {
         /// How much.
         bytes: usize,
     },
+    /// The vocabulary has no tokens to ask for what stands between two texts.
+    #[error("the model has no fill-in-the-middle tokens; give a prompt to continue instead")]
+    NoInfill,
+    /// A saved state that cannot be restored.
+    #[error("saved state: {problem}")]
+    State {
+        /// What is wrong, and what to do.
+        problem: String,
+    },
     /// No kernel of that name runs on this machine.
     #[error("no kernel called `{name}` on this machine; there are: {available}")]
     UnknownKernel {

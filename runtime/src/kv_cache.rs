@@ -18,6 +18,16 @@ pub enum KvType {
     F32,
 }
 
+impl KvType {
+    /// Bytes of a value.
+    pub(crate) fn bytes(self) -> usize {
+        match self {
+            KvType::F16 => 2,
+            KvType::F32 => 4,
+        }
+    }
+}
+
 /// Keys and values of one layer. Values lie as `(kv head, position, dimension)`, dimension fastest; keys as
 /// `(kv head, block of positions, dimension, position)`, position fastest, so that every lane of a register is a key.
 ///
@@ -70,10 +80,7 @@ impl KvCache {
 
     /// Bytes that a cache of one layer takes.
     pub fn byte_len(config: &Config, context: usize, kind: KvType) -> usize {
-        let value = match kind {
-            KvType::F16 => 2,
-            KvType::F32 => 4,
-        };
+        let value = kind.bytes();
         config.kv_dim().saturating_mul(context.saturating_add(KEY_BLOCK)).saturating_mul(2 * value)
     }
 
@@ -131,6 +138,60 @@ impl KvCache {
         self.values.part(head * n + run.slot * self.head_dim..(head + 1) * n)
     }
 
+    /// Positions there is room for.
+    pub(crate) fn context(&self) -> usize {
+        self.context
+    }
+
+    /// Positions that are kept at a time: as many, or fewer where a window sees no farther.
+    pub(crate) fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// How keys and values are kept.
+    pub(crate) fn kind(&self) -> KvType {
+        match self.keys {
+            Store::F16(_) => KvType::F16,
+            Store::F32(_) => KvType::F32,
+        }
+    }
+
+    /// Bytes of [`Self::save`].
+    pub(crate) fn state_len(&self) -> usize {
+        2 * self.heads() * self.head_dim * self.kind().bytes()
+    }
+
+    /// Appends the keys and values of a position as they are kept, head by head.
+    pub(crate) fn save(&self, position: usize, out: &mut Vec<u8>) {
+        for (keys, values) in self.places(position) {
+            self.keys.save(keys, KEY_BLOCK, self.head_dim, out);
+            self.values.save(values, 1, self.head_dim, out);
+        }
+    }
+
+    /// Puts back what [`Self::save`] appended.
+    pub(crate) fn restore(&mut self, position: usize, bytes: &[u8]) {
+        let mut vectors = bytes.chunks_exact(self.head_dim * self.kind().bytes());
+        for (keys, values) in self.places(position) {
+            if let (Some(key), Some(value)) = (vectors.next(), vectors.next()) {
+                self.keys.restore(keys, KEY_BLOCK, key);
+                self.values.restore(values, 1, value);
+            }
+        }
+    }
+
+    /// Of every head, where key and value of a position begin.
+    fn places(&self, position: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let (d, slots, of_a_head) = (self.head_dim, self.slots, self.keys_of_a_head());
+        let slot = position % slots;
+        let (block, lane) = (slot / KEY_BLOCK, slot % KEY_BLOCK);
+        (0..self.heads()).map(move |head| (head * of_a_head + block * d * KEY_BLOCK + lane, (head * slots + slot) * d))
+    }
+
+    fn heads(&self) -> usize {
+        self.keys.len() / self.keys_of_a_head().max(1)
+    }
+
     fn keys_of_a_head(&self) -> usize {
         self.slots.next_multiple_of(KEY_BLOCK) * self.head_dim
     }
@@ -161,6 +222,39 @@ impl Store {
                 places.zip(vector).for_each(|(place, &v)| *place = Half::from_f32(v));
             }
             Store::F32(all) => all[at..].iter_mut().step_by(stride).zip(vector).for_each(|(place, &v)| *place = v),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Store::F16(all) => all.len(),
+            Store::F32(all) => all.len(),
+        }
+    }
+
+    /// Appends a vector of `len` values, `stride` apart.
+    fn save(&self, at: usize, stride: usize, len: usize, out: &mut Vec<u8>) {
+        match self {
+            Store::F16(all) => {
+                out.extend(all[at..].iter().step_by(stride).take(len).flat_map(|v| v.to_le_bytes()));
+            }
+            Store::F32(all) => {
+                out.extend(all[at..].iter().step_by(stride).take(len).flat_map(|v| v.to_le_bytes()));
+            }
+        }
+    }
+
+    /// Puts back such a vector.
+    fn restore(&mut self, at: usize, stride: usize, bytes: &[u8]) {
+        match self {
+            Store::F16(all) => {
+                let places = all[at..].iter_mut().step_by(stride);
+                places.zip(bytes.as_chunks().0).for_each(|(place, &v)| *place = Half::from_le_bytes(v));
+            }
+            Store::F32(all) => {
+                let places = all[at..].iter_mut().step_by(stride);
+                places.zip(bytes.as_chunks().0).for_each(|(place, &v)| *place = f32::from_le_bytes(v));
+            }
         }
     }
 

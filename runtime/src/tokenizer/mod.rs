@@ -5,6 +5,7 @@
 //! slow, recursive or large.
 
 mod byte_level;
+mod infill;
 mod merge;
 mod pieces;
 mod sentence_piece;

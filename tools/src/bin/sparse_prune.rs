@@ -28,7 +28,7 @@ use tools::report::{self, Calibration, Facts, Options, ReportFiles, Source, Tota
 ///
 /// Exit codes: 0 ok, 1 runtime, 2 usage, 3 bad model file, 4 not enough memory, 130 interrupted.
 #[derive(Parser)]
-#[command(version, max_term_width = 100)]
+#[command(name = "sparse-prune", version, max_term_width = 100)]
 struct Cli {
     /// Model to prune: a .gguf file (the first of a split one), a Hugging Face folder (config.json and safetensors), or a .spm
     /// with sparsity 0
@@ -106,6 +106,9 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
+    if let Some(written) = tools::docs::written::<Cli>() {
+        return written;
+    }
     let args = Cli::parse();
     tools::run("sparse-prune", || main_with(&args))
 }
