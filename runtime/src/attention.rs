@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::activation;
 use crate::engine::Engine;
+use crate::error::Error;
 use crate::kv_cache::KvCache;
 use crate::ops;
 use crate::simd::{Aligned, KEY_BLOCK, Queries};
@@ -59,12 +60,22 @@ impl Attention {
         Attention { parts, by_kv_head: Vec::new() }
     }
 
+    /// Bytes of [`Self::reserve`].
+    pub(crate) fn byte_len(positions: usize, threads: usize) -> usize {
+        let of_a_part = TILE.saturating_mul(positions.saturating_add(KEY_BLOCK)).saturating_mul(4);
+        of_a_part.saturating_mul(threads.clamp(1, MAX_PARTS))
+    }
+
     /// Makes room for the scores of any number of positions up to this, so that decoding allocates nothing.
-    pub(crate) fn reserve(&mut self, positions: usize) {
-        let most = TILE.saturating_mul(positions.next_multiple_of(KEY_BLOCK));
+    pub(crate) fn reserve(&mut self, positions: usize) -> Result<(), Error> {
+        let most = TILE.saturating_mul(positions.saturating_add(KEY_BLOCK) / KEY_BLOCK * KEY_BLOCK);
         for part in &mut self.parts {
-            part.scores.reserve_exact(most.saturating_sub(part.scores.len()));
+            let more = most.saturating_sub(part.scores.len());
+            let bytes = more.saturating_mul(size_of::<f32>());
+            let refused = |_| Error::OutOfMemory { what: "attention's scores", bytes };
+            part.scores.try_reserve_exact(more).map_err(refused)?;
         }
+        Ok(())
     }
 
     /// Softmax attention of the queries `q` (`n x q_dim`) at positions `first..first + n`, which are in the cache

@@ -74,6 +74,12 @@ pub enum Error {
         /// How much.
         bytes: usize,
     },
+    /// A saved state that cannot be restored.
+    #[error("saved state: {problem}")]
+    State {
+        /// What is wrong, and what to do.
+        problem: String,
+    },
     /// No kernel of that name runs on this machine.
     #[error("no kernel called `{name}` on this machine; there are: {available}")]
     UnknownKernel {

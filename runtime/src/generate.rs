@@ -10,7 +10,7 @@ use crate::text::{PieceDecoder, StopStrings};
 use crate::tokenizer::Tokenizer;
 
 /// Prompt tokens between two chances to cancel.
-const PROMPT_STEP: usize = 64;
+pub(crate) const PROMPT_STEP: usize = 64;
 
 /// What to generate.
 #[derive(Clone, Debug)]
@@ -21,6 +21,12 @@ pub struct GenerateOptions {
     pub sampler: SamplerOptions,
     /// Texts that end generation; they are not part of the result.
     pub stop: Vec<String>,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        GenerateOptions { max_tokens: 256, sampler: SamplerOptions::default(), stop: Vec::new() }
+    }
 }
 
 /// What happens meanwhile.
@@ -74,14 +80,14 @@ pub fn generate(
     options: &GenerateOptions,
     on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Generated, Error> {
-    let begin = tokenizer.bos().or(tokenizer.end_ids().first().copied());
+    let begin = begin(tokenizer);
     let prompt = match (prompt, &begin) {
         ([], Some(begin)) => std::slice::from_ref(begin),
         ([], None) => return Err(Error::EmptyPrompt),
         _ => prompt,
     };
     let started = Instant::now();
-    let mut run = Run { tokenizer, sampler: Sampler::new(&options.sampler), text: Text::new(&options.stop) };
+    let mut writer = Writer::new(options);
     let mut done = Generated {
         finish: Finish::Cancelled,
         prompt_tokens: prompt.len(),
@@ -90,83 +96,125 @@ pub fn generate(
         decoded_tokens: 0,
         decode_time: Duration::ZERO,
     };
-    let read = run.read_prompt(session, prompt, on_event)?;
+    let read = read_prompt(session, prompt, &mut writer, on_event)?;
     done.prompt_time = started.elapsed();
     if read.is_continue() {
         let started = Instant::now();
-        done.finish = run.write(session, options.max_tokens, &mut done, on_event)?;
+        done.finish = write(session, tokenizer, &mut writer, on_event)?;
         done.decode_time = started.elapsed();
     }
+    (done.tokens, done.decoded_tokens) = (writer.tokens, writer.decoded_tokens);
     Ok(done)
 }
 
-struct Run<'a> {
-    tokenizer: &'a Tokenizer,
-    sampler: Sampler,
-    text: Text,
+/// What a text from nothing begins with.
+pub(crate) fn begin(tokenizer: &Tokenizer) -> Option<u32> {
+    tokenizer.bos().or(tokenizer.end_ids().first().copied())
 }
 
-impl Run<'_> {
-    fn read_prompt(
-        &mut self,
-        session: &mut Session,
-        prompt: &[u32],
-        on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<()>, Error> {
-        let needed = session.position() + prompt.len();
-        if needed > session.context() {
-            return Err(Error::ContextFull { needed, context: session.context() });
-        }
-        for (i, step) in prompt.chunks(PROMPT_STEP).enumerate() {
-            session.feed(step)?;
-            step.iter().for_each(|&token| self.sampler.accept(token));
-            if on_event(Event::Prompt(i * PROMPT_STEP + step.len())).is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
-        }
-        Ok(ControlFlow::Continue(()))
+fn read_prompt(
+    session: &mut Session,
+    prompt: &[u32],
+    writer: &mut Writer,
+    on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, Error> {
+    let needed = session.position() + prompt.len();
+    if needed > session.context() {
+        return Err(Error::ContextFull { needed, context: session.context() });
     }
+    for (i, step) in prompt.chunks(PROMPT_STEP).enumerate() {
+        session.feed(step)?;
+        writer.accept(step);
+        if on_event(Event::Prompt(i * PROMPT_STEP + step.len())).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+    Ok(ControlFlow::Continue(()))
+}
 
-    fn write(
-        &mut self,
-        session: &mut Session,
-        max_tokens: usize,
-        done: &mut Generated,
-        on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
-    ) -> Result<Finish, Error> {
-        while done.tokens < max_tokens {
-            let token = self.sampler.sample(session.feed(&[])?);
-            if self.tokenizer.is_end(token) {
-                return Ok(self.flush(Finish::EndOfText, on_event));
-            }
-            done.tokens += 1;
-            self.sampler.accept(token);
-            let (text, stopped) = self.text.push(self.tokenizer.token_bytes(token));
-            if on_event(Event::Text(&text)).is_break() {
+fn write(
+    session: &mut Session,
+    tokenizer: &Tokenizer,
+    writer: &mut Writer,
+    on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
+) -> Result<Finish, Error> {
+    loop {
+        match writer.step(session, tokenizer)? {
+            Step::More(text) if on_event(Event::Text(&text)).is_break() => return Ok(Finish::Cancelled),
+            Step::More(_) => {}
+            Step::Last(text, _) if !text.is_empty() && on_event(Event::Text(&text)).is_break() => {
                 return Ok(Finish::Cancelled);
             }
-            if stopped {
-                return Ok(Finish::StopString);
-            }
-            if done.tokens == max_tokens {
-                break;
-            }
-            if session.position() == session.context() {
-                return Ok(self.flush(Finish::ContextFull, on_event));
-            }
-            session.feed(&[token])?;
-            done.decoded_tokens += 1;
+            Step::Last(_, finish) => return Ok(finish),
         }
-        Ok(self.flush(Finish::Length, on_event))
+    }
+}
+
+/// Writes a text, a token a step, after a prompt that was fed.
+pub(crate) struct Writer {
+    sampler: Sampler,
+    text: Text,
+    max_tokens: usize,
+    /// Chosen, the one that ended the text not counted.
+    tokens: usize,
+    /// Fed to the model.
+    decoded_tokens: usize,
+    /// Chosen and not yet fed.
+    next: Option<u32>,
+}
+
+/// What a step added to the text: perhaps nothing.
+pub(crate) enum Step {
+    More(String),
+    Last(String, Finish),
+}
+
+impl Writer {
+    pub(crate) fn new(options: &GenerateOptions) -> Self {
+        Writer {
+            sampler: Sampler::new(&options.sampler),
+            text: Text::new(&options.stop),
+            max_tokens: options.max_tokens,
+            tokens: 0,
+            decoded_tokens: 0,
+            next: None,
+        }
     }
 
-    /// Shows the text that was held back because it might have become a stop string.
-    fn flush(&mut self, finish: Finish, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>) -> Finish {
-        let (rest, stopped) = self.text.finish();
-        if !rest.is_empty() && on_event(Event::Text(&rest)).is_break() {
-            return Finish::Cancelled;
+    /// Remembers tokens of the prompt.
+    pub(crate) fn accept(&mut self, tokens: &[u32]) {
+        tokens.iter().for_each(|&token| self.sampler.accept(token));
+    }
+
+    /// Chooses a token, having fed the one before. After the last step there must be none.
+    pub(crate) fn step(&mut self, session: &mut Session, tokenizer: &Tokenizer) -> Result<Step, Error> {
+        if self.tokens >= self.max_tokens {
+            return Ok(self.finish(Finish::Length));
         }
-        if stopped { Finish::StopString } else { finish }
+        if let Some(token) = self.next.take() {
+            if session.position() == session.context() {
+                return Ok(self.finish(Finish::ContextFull));
+            }
+            session.feed(&[token])?;
+            self.decoded_tokens += 1;
+        }
+        let token = self.sampler.sample(session.feed(&[])?);
+        if tokenizer.is_end(token) {
+            return Ok(self.finish(Finish::EndOfText));
+        }
+        self.tokens += 1;
+        self.sampler.accept(token);
+        self.next = Some(token);
+        Ok(match self.text.push(tokenizer.token_bytes(token)) {
+            (text, true) => Step::Last(text, Finish::StopString),
+            (text, false) => Step::More(text),
+        })
+    }
+
+    /// Gives out the text that was held back because it might have become a stop string.
+    fn finish(&mut self, finish: Finish) -> Step {
+        let (rest, stopped) = self.text.finish();
+        Step::Last(rest, if stopped { Finish::StopString } else { finish })
     }
 }
 

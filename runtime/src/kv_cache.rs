@@ -124,6 +124,55 @@ impl KvCache {
         self.values.part(head * self.slots + run.slot..(head + 1) * self.slots)
     }
 
+    /// Positions there is room for.
+    pub(crate) fn context(&self) -> usize {
+        self.context
+    }
+
+    /// Positions that are kept at a time: as many, or fewer where a window sees no farther.
+    pub(crate) fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// How keys and values are kept.
+    pub(crate) fn kind(&self) -> KvType {
+        self.keys.kind()
+    }
+
+    /// Bytes of [`Self::save`].
+    pub(crate) fn state_len(&self) -> usize {
+        2 * self.heads() * bytes_of_vector(self.kind(), self.head_dim)
+    }
+
+    /// Appends the keys and values of a position as they are kept, head by head.
+    pub(crate) fn save(&self, position: usize, out: &mut Vec<u8>) {
+        for (keys, values) in self.places(position) {
+            self.keys.save(keys, out);
+            self.values.save(values, out);
+        }
+    }
+
+    /// Puts back what [`Self::save`] appended.
+    pub(crate) fn restore(&mut self, position: usize, bytes: &[u8]) {
+        let mut vectors = bytes.chunks_exact(bytes_of_vector(self.kind(), self.head_dim));
+        for (keys, values) in self.places(position) {
+            if let (Some(key), Some(value)) = (vectors.next(), vectors.next()) {
+                self.keys.restore(keys, key);
+                self.values.restore(values, value);
+            }
+        }
+    }
+
+    /// Of every head, the slots of key and value of a position.
+    fn places(&self, position: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let (slots, key_slots, slot) = (self.slots, self.key_slots(), position % self.slots);
+        (0..self.heads()).map(move |head| (head * key_slots + slot, head * slots + slot))
+    }
+
+    fn heads(&self) -> usize {
+        self.keys.slots() / self.key_slots().max(1)
+    }
+
     /// Of a head: whole blocks.
     fn key_slots(&self) -> usize {
         self.slots.next_multiple_of(KEY_BLOCK)

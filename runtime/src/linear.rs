@@ -282,10 +282,16 @@ pub(crate) fn load_vector(from: &dyn Checkpoint, name: &str, len: usize) -> Resu
 
 /// Zeroed memory whose size a file or a caller decides, or an error instead of an abort.
 pub(crate) fn zeroed<T: Clone + Default>(what: &'static str, len: usize) -> Result<Vec<T>, Error> {
+    let mut all = reserved(what, len)?;
+    all.resize(len, T::default());
+    Ok(all)
+}
+
+/// Room for `len` values, or an error.
+pub(crate) fn reserved<T>(what: &'static str, len: usize) -> Result<Vec<T>, Error> {
     let mut all = Vec::new();
     let bytes = len.saturating_mul(size_of::<T>());
     all.try_reserve_exact(len).map_err(|_| Error::OutOfMemory { what, bytes })?;
-    all.resize(len, T::default());
     Ok(all)
 }
 

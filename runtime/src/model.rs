@@ -7,7 +7,9 @@ use crate::engine::{Engine, EngineOptions};
 use crate::error::Error;
 use crate::linear::{Linear, load_vector};
 use crate::norm::Norm;
+use crate::open::Source;
 use crate::ops;
+use crate::tokenizer::Tokenizer;
 use crate::transformer::{Layer, Workspace, embed, load_positions};
 
 /// All weights, checked against the shape once.
@@ -19,6 +21,8 @@ pub struct Model {
     norm: Norm,
     head: Option<Linear>,
     head_bias: Option<Vec<f32>>,
+    /// What it was opened from, if that has a vocabulary.
+    source: Option<Source>,
 }
 
 impl Model {
@@ -37,7 +41,7 @@ impl Model {
         let norm = Norm::load(from, "output_norm", c.norm, c.dim)?;
         let head_bias = c.head_bias.then(|| load_vector(from, "output.bias", c.head_rows())).transpose()?;
         let layers = (0..c.n_layers).map(|i| Layer::load(from, &engine, i)).collect::<Result<_, _>>()?;
-        Ok(Model { embedding, positions, layers, norm, head, head_bias, engine })
+        Ok(Model { embedding, positions, layers, norm, head, head_bias, engine, source: None })
     }
 
     /// The shape.
@@ -48,6 +52,22 @@ impl Model {
     /// Kernels, threads and precision.
     pub fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// The tokenizer of a model that was opened from a file.
+    pub fn tokenizer(&self) -> Result<&Tokenizer, Error> {
+        self.source().map(|source| &source.tokenizer)
+    }
+
+    /// What a model that was opened from a file was opened from.
+    pub(crate) fn source(&self) -> Result<&Source, Error> {
+        self.source.as_ref().ok_or(Error::NoVocabulary)
+    }
+
+    /// The same, opened from `source`.
+    pub(crate) fn with_source(mut self, source: Source) -> Self {
+        self.source = Some(source);
+        self
     }
 
     /// Bytes of weights that one decoded token reads, embeddings by the row.

@@ -69,6 +69,18 @@ impl Sampler {
         }
     }
 
+    /// Remembers the last of `text` and nothing else.
+    pub(crate) fn remember(&mut self, text: &[u32]) {
+        self.recent.clear();
+        let last = text.len().saturating_sub(self.options.repeat_last_n);
+        text[last..].iter().for_each(|&token| self.accept(token));
+    }
+
+    /// How it chooses.
+    pub(crate) fn options(&self) -> &SamplerOptions {
+        &self.options
+    }
+
     /// Chooses a token. Equal logits: the lowest id is the likelier one. Logits that are not numbers, or negative infinity
     /// as those of tokens that the model cannot write, are never chosen unless there is nothing else; then it is token 0.
     pub fn sample(&mut self, logits: &[f32]) -> u32 {

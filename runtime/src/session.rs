@@ -6,7 +6,7 @@ use spm::Config;
 
 use crate::error::Error;
 use crate::kv_cache::{KvCache, KvType};
-use crate::linear::zeroed;
+use crate::linear::{reserved, zeroed};
 use crate::model::Model;
 use crate::transformer::{LayerIo, Workspace};
 
@@ -30,13 +30,27 @@ impl Default for SessionOptions {
     }
 }
 
+impl SessionOptions {
+    /// Positions that there will be room for.
+    fn context_of(&self, config: &Config) -> usize {
+        match self.context {
+            0 => config.context_len,
+            // There is no embedding for later ones.
+            n if config.learned_positions => n.min(config.context_len),
+            n => n,
+        }
+    }
+}
+
 /// The state of one conversation. Not shared between threads; the model is.
 pub struct Session {
     model: Arc<Model>,
     caches: Vec<KvCache>,
+    kv: KvType,
     context: usize,
     batch: usize,
-    position: usize,
+    /// What was fed.
+    tokens: Vec<u32>,
     /// The most positions that were in the caches since the beginning.
     end: usize,
     ws: Workspace,
@@ -48,21 +62,17 @@ impl Session {
     /// Allocates everything a conversation needs.
     pub fn new(model: &Arc<Model>, options: &SessionOptions) -> Result<Self, Error> {
         let c = model.config();
-        let context = match options.context {
-            0 => c.context_len,
-            // There is no embedding for later ones.
-            n if c.learned_positions => n.min(c.context_len),
-            n => n,
-        };
+        let context = options.context_of(c);
         let batch = options.batch.max(1);
         let cache = |index| KvCache::of_layer(c, index, context, batch, options.kv);
         let mut ws = Workspace::new(model.engine());
-        ws.reserve(context);
+        ws.reserve(context)?;
         Ok(Session {
             caches: (0..c.n_layers).map(cache).collect::<Result<_, _>>()?,
+            kv: options.kv,
             context,
             batch,
-            position: 0,
+            tokens: reserved("the tokens", context)?,
             end: 0,
             ws,
             io: LayerIo::default(),
@@ -76,14 +86,15 @@ impl Session {
         KvCache::byte_len_of_layers(model.config(), context, SessionOptions::default().batch, kv)
     }
 
-    /// About how many bytes a session of `context` positions allocates: keys, values, and scratch for a prompt.
-    pub fn memory_needed(config: &Config, context: usize, kv: KvType) -> usize {
-        let context = if context == 0 { config.context_len } else { context };
-        let batch = SessionOptions::default().batch;
-        let cache = KvCache::byte_len_of_layers(config, context, batch, kv);
-        let widths = 4 * config.dim + 3 * config.q_dim() + 2 * config.kv_dim() + 4 * config.hidden_dim;
-        let scores = context.saturating_mul(64);
-        [widths.saturating_mul(batch * 4), config.vocab_size * 8, scores].into_iter().fold(cache, usize::saturating_add)
+    /// Bytes that a session allocates by the time it has read all that it has room for, on an engine of so many threads:
+    /// keys, values, and scratch.
+    pub fn memory_needed(config: &Config, options: &SessionOptions, threads: usize) -> usize {
+        let c = config;
+        let (context, batch) = (options.context_of(c), options.batch.max(1));
+        let cache = KvCache::byte_len_of_layers(c, context, batch, options.kv);
+        let scratch = LayerIo::byte_len(c, batch).saturating_add(Workspace::byte_len(c, context, batch, threads));
+        let tokens = 4usize.saturating_mul(context.saturating_add(c.vocab_size));
+        [scratch, tokens].into_iter().fold(cache, usize::saturating_add)
     }
 
     /// The model.
@@ -98,17 +109,29 @@ impl Session {
 
     /// Tokens fed so far.
     pub fn position(&self) -> usize {
-        self.position
+        self.tokens.len()
+    }
+
+    /// The tokens fed so far.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
     }
 
     /// Forgets all but the first `position` tokens, and returns how many are left: none if layers with a window no longer have
     /// what these saw, and the text has to be fed again.
     pub fn truncate(&mut self, position: usize) -> usize {
-        let position = position.min(self.position);
+        let position = position.min(self.position());
         let layers = self.model.layers().iter().zip(&self.caches);
         let reach = layers.into_iter().all(|(layer, cache)| cache.reaches_back(position, self.end, layer.window()));
-        self.position = if reach { position } else { 0 };
-        self.position
+        self.tokens.truncate(if reach { position } else { 0 });
+        self.tokens.len()
+    }
+
+    /// Forgets all but what the text so far and `tokens` begin with alike, and returns how many of `tokens` that is: the
+    /// others are to be fed. At least one is, so that there are logits.
+    pub fn reuse(&mut self, tokens: &[u32]) -> usize {
+        let alike = self.tokens.iter().zip(tokens).take_while(|(old, new)| old == new).count();
+        self.truncate(alike.min(tokens.len().saturating_sub(1)))
     }
 
     /// Feeds `tokens` and returns the logits after the last of them (`vocab_size`; empty input: as before). Of tokens
@@ -148,11 +171,48 @@ impl Session {
         Ok(())
     }
 
+    /// The logits after the last token; zeros before the first.
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
+    }
+
+    /// How keys and values are kept.
+    pub fn kv_type(&self) -> KvType {
+        self.kv
+    }
+
+    pub(crate) fn caches(&self) -> &[KvCache] {
+        &self.caches
+    }
+
+    pub(crate) fn caches_mut(&mut self) -> &mut [KvCache] {
+        &mut self.caches
+    }
+
+    /// The most positions that were in the caches since the beginning.
+    pub(crate) fn end(&self) -> usize {
+        self.end
+    }
+
+    /// Becomes a session that was fed `tokens`, no more than there is room for, whose caches hold the last of as many as
+    /// `end` positions; `logits` are f32, little-endian, one a token of the vocabulary.
+    pub(crate) fn set_state(&mut self, tokens: &[u32], logits: &[u8], end: usize) {
+        self.tokens.clear();
+        self.tokens.extend_from_slice(tokens);
+        self.logits.iter_mut().zip(logits.as_chunks().0).for_each(|(to, &from)| *to = f32::from_le_bytes(from));
+        self.end = end;
+    }
+
     fn check_room(&self, tokens: &[u32]) -> Result<(), Error> {
-        let needed = self.position.saturating_add(tokens.len());
+        let needed = self.position().saturating_add(tokens.len());
         if needed > self.context {
             return Err(Error::ContextFull { needed, context: self.context });
         }
+        self.check_tokens(tokens)
+    }
+
+    /// Refuses what is no token.
+    pub(crate) fn check_tokens(&self, tokens: &[u32]) -> Result<(), Error> {
         let vocab_size = self.model.config().vocab_size;
         match tokens.iter().find(|&&t| t as usize >= vocab_size) {
             Some(&token) => Err(Error::Token { token, vocab_size }),
@@ -161,17 +221,18 @@ impl Session {
     }
 
     fn run_layers(&mut self, tokens: &[u32]) -> Result<(), Error> {
-        let Session { model, caches, position, ws, io, .. } = self;
+        let first = self.position();
+        let Session { model, caches, ws, io, .. } = self;
         let engine = model.engine();
         io.resize(engine, tokens.len());
-        model.embed(tokens, *position, &mut io.hidden)?;
+        model.embed(tokens, first, &mut io.hidden)?;
         for (layer, cache) in model.layers().iter().zip(caches) {
-            layer.forward(engine, ws, cache, *position, io);
+            layer.forward(engine, ws, cache, first, io);
         }
         // From the beginning on, what other texts left in the caches does not matter.
-        self.end = if self.position == 0 { 0 } else { self.end };
-        self.position += tokens.len();
-        self.end = self.end.max(self.position);
+        self.end = if first == 0 { 0 } else { self.end };
+        self.tokens.extend_from_slice(tokens);
+        self.end = self.end.max(self.position());
         Ok(())
     }
 

@@ -332,6 +332,11 @@ pub struct LayerIo {
 }
 
 impl LayerIo {
+    /// Bytes of the room for `n` tokens.
+    pub(crate) fn byte_len(c: &Config, n: usize) -> usize {
+        (2 * c.dim + c.q_dim() + c.hidden_dim).saturating_mul(4 * n)
+    }
+
     /// Makes room for `n` tokens.
     pub fn resize(&mut self, engine: &Engine, n: usize) {
         let c = engine.config();
@@ -360,9 +365,18 @@ impl Workspace {
         }
     }
 
+    /// Bytes of the scratch for `n` tokens at a time, over as many as `positions`, on so many threads.
+    pub(crate) fn byte_len(c: &Config, positions: usize, n: usize, threads: usize) -> usize {
+        let widest = c.dim.max(c.q_dim()).max(c.hidden_dim);
+        let own = c.q_dim() + 2 * c.kv_dim() + c.hidden_dim + c.dim + c.q_dim();
+        // Results in panels; inputs as codes, or in exact runs as numbers.
+        let products = (2 * c.hidden_dim).max(c.q_dim() + 2 * c.kv_dim()) + widest;
+        (own + products).saturating_mul(4 * n).saturating_add(Attention::byte_len(positions, threads))
+    }
+
     /// Makes room for attention over this many positions.
-    pub(crate) fn reserve(&mut self, positions: usize) {
-        self.attention.reserve(positions);
+    pub(crate) fn reserve(&mut self, positions: usize) -> Result<(), Error> {
+        self.attention.reserve(positions)
     }
 
     /// `linear` times the vectors `x` (each `cols` wide).

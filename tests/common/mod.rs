@@ -6,8 +6,8 @@ pub(crate) mod hf_folder;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use spm::Encoding;
 use spm::synthetic::SyntheticModel;
-use spm::{Checkpoint, Encoding, Provenance, SpmWriter, WriterOptions, encode};
 
 pub(crate) const SPARSE_RUN: &str = env!("CARGO_BIN_EXE_sparse-run");
 pub(crate) const SPARSE_PRUNE: &str = env!("CARGO_BIN_EXE_sparse-prune");
@@ -27,13 +27,7 @@ pub(crate) fn output_of(program: &str, args: &[&str]) -> String {
 
 /// Writes `model` with every matrix in `encoding`.
 pub(crate) fn write_spm(path: &Path, model: &SyntheticModel, encoding: Encoding) {
-    let mut writer = SpmWriter::create(path, &WriterOptions::default()).unwrap();
-    for t in model.tensors() {
-        let encoding = if t.rows == 1 { Encoding::F32 } else { encoding };
-        let matrix = encode::encode(encoding, t.rows, t.cols, &model.read_all(&t.name).unwrap(), None).unwrap();
-        writer.push(&t.name, &matrix).unwrap();
-    }
-    writer.finish(model.config(), model.vocabulary(), &Provenance::default()).unwrap();
+    model.write(path, encoding).unwrap();
 }
 
 /// An HTML page or SVG file must be well-formed and need nothing but itself.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
-use runtime::{EngineOptions, KvType, Layer, Model, Session, SessionOptions};
+use runtime::{EngineOptions, Layer, Model, Session, SessionOptions};
 use spm::synthetic::SplitMix;
 use spm::{Checkpoint, Encoding, Matrix};
 
@@ -193,9 +193,10 @@ struct Subject<'a> {
 }
 
 fn session(model: &Arc<Model>, tokens: usize) -> Result<Session, Failure> {
-    let needed = Session::memory_needed(model.config(), tokens, KvType::F16) as u64;
+    let options = SessionOptions { context: tokens, ..SessionOptions::default() };
+    let needed = Session::memory_needed(model.config(), &options, model.engine().threads()) as u64;
     process::check_memory(&format!("a context of {tokens} tokens"), needed, "ask for fewer with -p, -n")?;
-    Ok(Session::new(model, &SessionOptions { context: tokens, ..SessionOptions::default() })?)
+    Ok(Session::new(model, &options)?)
 }
 
 fn matrices(model: &Model) -> impl Iterator<Item = &Matrix> {

@@ -80,18 +80,26 @@ pub struct Ready {
     pub tokenizer: Tokenizer,
     /// The chat template, if the file has one.
     pub chat_template: Option<String>,
+    /// Bytes of the files whose own pages the weights are read from; 0 if they were copied.
+    pub mapped: u64,
 }
 
 impl Ready {
     /// Opens and loads the model at `path`.
     pub fn load(path: &Path, run: &RunArgs) -> Result<Self, Failure> {
+        Self::load_within(path, run, None)
+    }
+
+    /// The same, to run it in as many bytes as `limit`.
+    pub fn load_within(path: &Path, run: &RunArgs, limit: Option<u64>) -> Result<Self, Failure> {
         let named = |failure| name_file(failure, path);
-        let file = AnyModel::open_with(path, run.load)?;
+        let file = AnyModel::open_within(path, run.load, limit)?;
         let checkpoint = file.checkpoint();
         let vocabulary = checkpoint.vocabulary().ok_or(runtime::Error::NoVocabulary).map_err(|e| named(e.into()))?;
         Ok(Ready {
             tokenizer: Tokenizer::new(vocabulary).map_err(|e| named(e.into()))?,
             chat_template: vocabulary.chat_template.clone(),
+            mapped: file.mapped_bytes(path),
             model: Arc::new(Model::load(checkpoint, &run.engine()).map_err(|e| named(e.into()))?),
         })
     }

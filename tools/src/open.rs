@@ -45,12 +45,17 @@ impl AnyModel {
 
     /// Opens `path` to run it.
     pub fn open_with(path: &Path, mode: LoadMode) -> Result<Self, Failure> {
+        Self::open_within(path, mode, None)
+    }
+
+    /// The same in as many bytes as `limit`.
+    pub fn open_within(path: &Path, mode: LoadMode, limit: Option<u64>) -> Result<Self, Failure> {
         if path.is_dir() {
             return Ok(AnyModel::Folder(Box::new(HfModel::open(path)?)));
         }
         Ok(match begins_with_gguf(path) {
             true => AnyModel::Gguf(Box::new(GgufModel::open(path)?)),
-            false => AnyModel::Sparse(Box::new(SparseModel::open_with(path, how_to_load(path, mode)?)?)),
+            false => AnyModel::Sparse(Box::new(SparseModel::open_with(path, how_to_load(path, mode, limit)?)?)),
         })
     }
 
@@ -63,6 +68,13 @@ impl AnyModel {
         }
     }
 
+    /// Bytes of the files whose own pages the weights are, opened as `path`; 0 if they are a copy.
+    pub fn mapped_bytes(&self, path: &Path) -> u64 {
+        let copied = matches!(self, AnyModel::Sparse(model) if !model.is_mapped());
+        let files = if copied { Vec::new() } else { self.files(path) };
+        files.iter().filter_map(|file| std::fs::metadata(file).ok()).map(|meta| meta.len()).sum()
+    }
+
     /// What the rest of the workspace reads.
     pub fn checkpoint(&self) -> &dyn Checkpoint {
         match self {
@@ -73,11 +85,13 @@ impl AnyModel {
     }
 }
 
-fn how_to_load(path: &Path, mode: LoadMode) -> Result<Load, Failure> {
+fn how_to_load(path: &Path, mode: LoadMode, limit: Option<u64>) -> Result<Load, Failure> {
     // A file that cannot be seen fails when it is opened, with the better error.
     let needed = std::fs::metadata(path).map_or(0, |meta| meta.len());
     Ok(match mode {
-        LoadMode::Auto => automatic(needed, process::available_memory(), process::has_huge_pages()),
+        LoadMode::Auto => {
+            automatic(needed, limit.into_iter().chain(process::available_memory()).min(), process::has_huge_pages())
+        }
         LoadMode::Mmap => Load::Mmap,
         LoadMode::Arena => {
             process::check_memory("a copy of the model", needed, "use --load mmap")?;

@@ -52,7 +52,9 @@ impl Drop for MemoryWatch {
     }
 }
 
-fn own_memory() -> Option<u64> {
+/// Memory of this process's own at the moment, in bytes: pages of mapped files do not count. `None` where the system does
+/// not say.
+pub fn own_memory() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     Some(kilobytes_after(&status, "RssAnon:")? + kilobytes_after(&status, "RssShmem:").unwrap_or(0))
 }
@@ -67,20 +69,49 @@ fn available_under(root: &Path) -> Option<u64> {
     Some(group_room(root).map_or(machine, |room| room.min(machine)))
 }
 
-/// What the limits of this process's control group (version 2) and of those around it leave, as in a container.
+/// What the limits of this process's control groups, of either version, and of those around them leave, as in a container.
 fn group_room(root: &Path) -> Option<u64> {
-    let all = root.join("sys/fs/cgroup");
     let groups = fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
-    let own = all.join(groups.lines().find_map(|line| line.strip_prefix("0::/"))?);
-    own.ancestors().take_while(|group| group.starts_with(&all)).filter_map(room_in).min()
+    let in_hierarchy = |(folder, is_own, files): (&str, fn(&str) -> Option<&str>, GroupFiles)| {
+        let all = root.join(folder);
+        let own = all.join(groups.lines().find_map(is_own)?.trim_start_matches('/'));
+        own.ancestors().take_while(|group| group.starts_with(&all)).filter_map(|group| files.room_in(group)).min()
+    };
+    [
+        ("sys/fs/cgroup", own_group as fn(&str) -> Option<&str>, GroupFiles { limit: "memory.max", used: "anon " }),
+        ("sys/fs/cgroup/memory", own_memory_group, GroupFiles { limit: "memory.limit_in_bytes", used: "total_rss " }),
+    ]
+    .into_iter()
+    .filter_map(in_hierarchy)
+    .min()
 }
 
-/// Cached files do not count: they make room when it is needed.
-fn room_in(group: &Path) -> Option<u64> {
-    let limit: u64 = fs::read_to_string(group.join("memory.max")).ok()?.trim().parse().ok()?;
-    let stat = fs::read_to_string(group.join("memory.stat")).ok()?;
-    let used: u64 = stat.lines().find_map(|line| line.strip_prefix("anon "))?.trim().parse().ok()?;
-    Some(limit.saturating_sub(used))
+/// Of version 2: `0::/path`.
+fn own_group(line: &str) -> Option<&str> {
+    line.strip_prefix("0::")
+}
+
+/// Of version 1: `4:memory:/path`.
+fn own_memory_group(line: &str) -> Option<&str> {
+    let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+    controllers.split(',').any(|controller| controller == "memory").then_some(path)
+}
+
+/// Where a version of control groups says what.
+struct GroupFiles {
+    limit: &'static str,
+    /// The line of `memory.stat`.
+    used: &'static str,
+}
+
+impl GroupFiles {
+    /// Cached files do not count: they make room when it is needed.
+    fn room_in(&self, group: &Path) -> Option<u64> {
+        let limit: u64 = fs::read_to_string(group.join(self.limit)).ok()?.trim().parse().ok()?;
+        let stat = fs::read_to_string(group.join("memory.stat")).ok()?;
+        let used: u64 = stat.lines().find_map(|line| line.strip_prefix(self.used))?.trim().parse().ok()?;
+        Some(limit.saturating_sub(used))
+    }
 }
 
 /// Whether the system gives huge pages to memory that asks for them.
@@ -189,5 +220,13 @@ mod tests {
         assert_eq!(available(), Some(4000));
         write("sys/fs/cgroup/outer/inner/memory.max", "5\n");
         assert_eq!(available(), Some(0));
+
+        write("proc/self/cgroup", "5:cpu:/x\n4:hugetlb,memory:/job\n0::/\n");
+        write("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
+        write("sys/fs/cgroup/memory/memory.stat", "rss 70\ntotal_rss 7000\n");
+        assert_eq!(available(), Some(8192), "version 1 without a limit");
+        write("sys/fs/cgroup/memory/job/memory.limit_in_bytes", "3000\n");
+        write("sys/fs/cgroup/memory/job/memory.stat", "rss 70\ntotal_rss 1000\n");
+        assert_eq!(available(), Some(2000));
     }
 }

@@ -62,7 +62,7 @@ impl<'a> Writer<'a> {
     ) -> Result<Self, Failure> {
         let context = longest.saturating_add(max_tokens).clamp(2, ready.model.config().context_len.max(2));
         let options = SessionOptions { context, ..SessionOptions::default() };
-        let bytes = Session::memory_needed(ready.model.config(), context, options.kv);
+        let bytes = Session::memory_needed(ready.model.config(), &options, ready.model.engine().threads());
         process::check_memory(
             &format!("a context of {context} tokens"),
             bytes as u64,

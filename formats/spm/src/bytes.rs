@@ -1,8 +1,7 @@
 //! Bytes that are mapped from a file, copied from one, or owned, shared without a lifetime.
 
 use std::fs::File;
-use std::io::Read;
-use std::ops::{Deref, Range};
+use std::ops::{ControlFlow, Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -24,6 +23,14 @@ pub enum Load {
 
 /// The size of huge pages on x86-64 and, with pages of 4 KiB, on ARM.
 const HUGE_PAGE: usize = 2 << 20;
+/// A cache line.
+const LINE: usize = 64;
+
+/// Bytes that are copied between two looks at whether to go on.
+const STEP: usize = 16 << 20;
+
+/// Told how many bytes of how many have been copied; breaks off.
+pub type Watch<'a> = dyn FnMut(u64, u64) -> ControlFlow<()> + 'a;
 
 /// A cheap-to-clone slice of a mapped file or of owned memory.
 #[derive(Clone)]
@@ -37,26 +44,48 @@ enum Storage {
     Mapped(Arc<Mmap>),
     Arena(Arc<Mmap>),
     Owned(Arc<Vec<u8>>),
+    Static(&'static [u8]),
 }
 
 impl Bytes {
     /// Loads a whole file. Only regular files: a device or a pipe is refused.
     pub fn load(path: &Path, how: Load) -> Result<Self, Error> {
-        let file = File::open(path).map_err(Error::io("open", path))?;
+        Self::load_file(&File::open(path).map_err(Error::io("open", path))?, path, how)
+    }
+
+    /// The same from an open file, wherever it is read at the moment; `path` is what errors call it.
+    pub fn load_file(file: &File, path: &Path, how: Load) -> Result<Self, Error> {
+        Self::load_file_watched(file, path, how, &mut |_, _| ControlFlow::Continue(()))
+    }
+
+    /// The same; `watch` is told how many bytes of how many there are so far, and may break off a copy.
+    pub fn load_file_watched(file: &File, path: &Path, how: Load, watch: &mut Watch) -> Result<Self, Error> {
         let meta = file.metadata().map_err(Error::io("read the size of", path))?;
         if !meta.is_file() {
             return Err(Error::NotAFile { path: path.to_owned() });
         }
         match how {
             _ if meta.len() == 0 => Ok(Bytes::from(Vec::new())),
-            Load::Mmap => map_file(&file, path),
-            Load::Arena => read_file(file, meta.len(), path),
+            Load::Mmap => map_file(file, path),
+            Load::Arena => read_file(file, meta.len(), path, watch),
         }
     }
 
     /// Maps a whole file, read-only.
     pub fn map(path: &Path) -> Result<Self, Error> {
         Self::load(path, Load::Mmap)
+    }
+
+    /// Copies `data` into memory of its own, a cache line's alignment included.
+    pub fn copy_of(data: &[u8], path: &Path) -> Result<Self, Error> {
+        let mut owned = Vec::new();
+        owned.try_reserve_exact(data.len() + LINE).map_err(|_| Error::OutOfMemory {
+            path: path.to_owned(),
+            bytes: data.len() as u64,
+            source: std::io::ErrorKind::OutOfMemory.into(),
+        })?;
+        owned.extend_from_slice(data);
+        Ok(Bytes::from(owned))
     }
 
     /// The part `range` of these bytes, or `None` if it is not inside them.
@@ -72,10 +101,16 @@ impl Bytes {
     }
 }
 
+impl From<&'static [u8]> for Bytes {
+    /// Bytes that are there as long as the program: fastest where they begin a cache line.
+    fn from(all: &'static [u8]) -> Self {
+        Bytes { storage: Storage::Static(all), range: 0..all.len() }
+    }
+}
+
 impl From<Vec<u8>> for Bytes {
     /// Moves the bytes within their memory to where a cache line begins, so that aligned planes are aligned for loads.
     fn from(mut owned: Vec<u8>) -> Self {
-        const LINE: usize = 64;
         let len = owned.len();
         owned.reserve_exact(LINE);
         let start = owned.as_ptr().align_offset(LINE).min(LINE);
@@ -92,6 +127,7 @@ impl Deref for Bytes {
         let all: &[u8] = match &self.storage {
             Storage::Mapped(map) | Storage::Arena(map) => map,
             Storage::Owned(owned) => owned,
+            Storage::Static(all) => all,
         };
         &all[self.range.clone()]
     }
@@ -114,7 +150,7 @@ fn map_file(file: &File, path: &Path) -> Result<Bytes, Error> {
 }
 
 /// Reads `len` bytes to the start of a huge page, so that they keep every alignment that they have in the file.
-fn read_file(mut file: File, len: u64, path: &Path) -> Result<Bytes, Error> {
+fn read_file(file: &File, len: u64, path: &Path, watch: &mut Watch) -> Result<Bytes, Error> {
     let no_memory = |source| Error::OutOfMemory { path: path.to_owned(), bytes: len, source };
     let too_much = || no_memory(std::io::ErrorKind::OutOfMemory.into());
     let len = usize::try_from(len).map_err(|_| too_much())?;
@@ -124,7 +160,25 @@ fn read_file(mut file: File, len: u64, path: &Path) -> Result<Bytes, Error> {
     // Only for speed: small pages hold the same bytes.
     #[cfg(target_os = "linux")]
     let _ = map.advise(memmap2::Advice::HugePage);
-    file.read_exact(&mut map[range.clone()]).map_err(Error::io("read", path))?;
+    for (i, to) in map[range.clone()].chunks_mut(STEP).enumerate() {
+        read_at(file, to, (i * STEP) as u64).map_err(Error::io("read", path))?;
+        if watch((i * STEP + to.len()) as u64, len as u64).is_break() {
+            return Err(Error::Interrupted { path: path.to_owned() });
+        }
+    }
     let map = map.make_read_only().map_err(no_memory)?;
     Ok(Bytes { storage: Storage::Arena(Arc::new(map)), range })
+}
+
+/// Without a look at where the file is read at the moment, nor a change of it: that is its owner's.
+#[cfg(unix)]
+fn read_at(file: &File, to: &mut [u8], at: u64) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, to, at)
+}
+
+#[cfg(not(unix))]
+fn read_at(mut file: &File, to: &mut [u8], at: u64) -> std::io::Result<()> {
+    use std::io::{Read, Seek, SeekFrom};
+    file.seek(SeekFrom::Start(at))?;
+    file.read_exact(to)
 }

@@ -22,6 +22,12 @@ pub enum Error {
         /// The path.
         path: PathBuf,
     },
+    /// The caller broke off.
+    #[error("{}: the copy was broken off", path.display())]
+    Interrupted {
+        /// The file.
+        path: PathBuf,
+    },
     /// No memory for a copy of the file.
     #[error("{}: cannot get the {bytes} bytes of memory for a copy ({source}); map the file instead", path.display())]
     OutOfMemory {

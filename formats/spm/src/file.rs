@@ -109,6 +109,11 @@ impl SparseModel {
         blake3::Hash::from(self.header.identity).to_hex().to_string()
     }
 
+    /// Whether weights are read from the file's own pages and not from a copy.
+    pub fn is_mapped(&self) -> bool {
+        self.bytes.is_mapped()
+    }
+
     /// Where the model came from.
     pub fn provenance(&self) -> &Provenance {
         &self.provenance

@@ -30,7 +30,7 @@ mod validate;
 mod vocabulary_codec;
 mod writer;
 
-pub use bytes::{Bytes, Load};
+pub use bytes::{Bytes, Load, Watch};
 pub use checkpoint::{Checkpoint, TensorInfo};
 pub use config::{Activation, Config, LayerKind, LayerRope, Norm, POSITIONS, Residual, Scales, limits};
 pub use dense::DensePlanes;

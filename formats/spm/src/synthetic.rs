@@ -1,14 +1,18 @@
 //! Small random models, for tests and benches that need a real one's structure and no download.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use crate::checkpoint::{Checkpoint, TensorInfo};
 use crate::config::Config;
 use crate::encode::encode;
 use crate::encoding::Encoding;
+use crate::error::Error;
 use crate::infill::Infill;
 use crate::matrix::Matrix;
+use crate::metadata::Provenance;
 use crate::tokenizer::{TokenType, TokenizerKind, Vocabulary};
+use crate::writer::{SpmWriter, WriterOptions};
 
 /// A decoder with random weights in memory.
 pub struct SyntheticModel {
@@ -51,6 +55,20 @@ impl SyntheticModel {
     /// A model of 2 layers and width 64, with grouped-query attention.
     pub fn tiny(seed: u64) -> Self {
         Self::new(Config::new(2, 64, 160, 4, 2), seed)
+    }
+
+    /// Writes the model to a file, its matrices in `encoding` with all weights kept.
+    pub fn write(&self, path: &Path, encoding: Encoding) -> Result<(), Error> {
+        let mut writer = SpmWriter::create(path, &WriterOptions::default())?;
+        for info in &self.infos {
+            let encoding = if info.rows == 1 { Encoding::F32 } else { encoding };
+            let weights = self.weights.get(&info.name).map(Vec::as_slice).unwrap_or_default();
+            let matrix = encode(encoding, info.rows, info.cols, weights, None)
+                .map_err(|e| Error::Tensor { name: info.name.clone(), problem: e.to_string() })?;
+            writer.push(&info.name, &matrix)?;
+        }
+        writer.finish(&self.config, Some(&self.vocabulary), &Provenance::default())?;
+        Ok(())
     }
 }
 

@@ -51,11 +51,7 @@ impl Store {
 
     /// Stores a vector.
     pub(super) fn put(&mut self, kernels: &Kernels, slot: usize, vector: &[f32]) {
-        let (block, lane, lanes) = match self.layout {
-            Layout::Rows => (slot, 0, 1),
-            Layout::Blocks => (slot / KEY_BLOCK * KEY_BLOCK, slot % KEY_BLOCK, KEY_BLOCK),
-        };
-        let at = block * self.dim + lane;
+        let Place { at, scales_at, lanes } = self.place(slot);
         match &mut self.numbers {
             Numbers::F16(all) if lanes == 1 => kernels.store_f16(vector, &mut all[at..at + vector.len()]),
             Numbers::F16(all) => {
@@ -65,10 +61,73 @@ impl Store {
             Numbers::F32(all) => all[at..].iter_mut().step_by(lanes).zip(vector).for_each(|(place, &v)| *place = v),
             Numbers::Q8 { codes, scales } => {
                 let codes = codes[at..].iter_mut().step_by(lanes);
-                let scales = scales[block * self.dim.div_ceil(SCALED) + lane..].iter_mut().step_by(lanes);
+                let scales = scales[scales_at..].iter_mut().step_by(lanes);
                 quantize(vector, codes, scales);
             }
         }
+    }
+
+    /// Slots there are.
+    pub(super) fn slots(&self) -> usize {
+        let numbers = match &self.numbers {
+            Numbers::F16(all) => all.len(),
+            Numbers::F32(all) => all.len(),
+            Numbers::Q8 { codes, .. } => codes.len(),
+        };
+        numbers / self.dim.max(1)
+    }
+
+    /// How numbers are kept.
+    pub(super) fn kind(&self) -> KvType {
+        match self.numbers {
+            Numbers::F16(_) => KvType::F16,
+            Numbers::F32(_) => KvType::F32,
+            Numbers::Q8 { .. } => KvType::Q8,
+        }
+    }
+
+    /// Appends a vector as it is kept, [`bytes_of_vector`] of them.
+    pub(super) fn save(&self, slot: usize, out: &mut Vec<u8>) {
+        let (Place { at, scales_at, lanes }, dim) = (self.place(slot), self.dim);
+        match &self.numbers {
+            Numbers::F16(all) => out.extend(all[at..].iter().step_by(lanes).take(dim).flat_map(|v| v.to_le_bytes())),
+            Numbers::F32(all) => out.extend(all[at..].iter().step_by(lanes).take(dim).flat_map(|v| v.to_le_bytes())),
+            Numbers::Q8 { codes, scales } => {
+                out.extend(codes[at..].iter().step_by(lanes).take(dim).flat_map(|v| v.to_le_bytes()));
+                let scales = scales[scales_at..].iter().step_by(lanes).take(dim.div_ceil(SCALED));
+                out.extend(scales.flat_map(|v| v.to_le_bytes()));
+            }
+        }
+    }
+
+    /// Puts back what [`Self::save`] appended.
+    pub(super) fn restore(&mut self, slot: usize, bytes: &[u8]) {
+        let (Place { at, scales_at, lanes }, dim) = (self.place(slot), self.dim);
+        match &mut self.numbers {
+            Numbers::F16(all) => {
+                let places = all[at..].iter_mut().step_by(lanes);
+                places.zip(bytes.as_chunks().0).for_each(|(place, &v)| *place = Half::from_le_bytes(v));
+            }
+            Numbers::F32(all) => {
+                let places = all[at..].iter_mut().step_by(lanes);
+                places.zip(bytes.as_chunks().0).for_each(|(place, &v)| *place = f32::from_le_bytes(v));
+            }
+            Numbers::Q8 { codes, scales } => {
+                let (of_codes, of_scales) = bytes.split_at(dim.min(bytes.len()));
+                let places = codes[at..].iter_mut().step_by(lanes);
+                places.zip(of_codes).for_each(|(place, &v)| *place = v as i8);
+                let places = scales[scales_at..].iter_mut().step_by(lanes);
+                places.zip(of_scales.as_chunks().0).for_each(|(place, &v)| *place = f32::from_le_bytes(v));
+            }
+        }
+    }
+
+    fn place(&self, slot: usize) -> Place {
+        let (block, lane, lanes) = match self.layout {
+            Layout::Rows => (slot, 0, 1),
+            Layout::Blocks => (slot / KEY_BLOCK * KEY_BLOCK, slot % KEY_BLOCK, KEY_BLOCK),
+        };
+        Place { at: block * self.dim + lane, scales_at: block * self.dim.div_ceil(SCALED) + lane, lanes }
     }
 
     /// The vectors of some slots; of blocks whole ones, from the first's beginning on.
@@ -87,6 +146,13 @@ impl Store {
     }
 }
 
+/// Where a vector begins, and how far its numbers are from each other.
+struct Place {
+    at: usize,
+    scales_at: usize,
+    lanes: usize,
+}
+
 /// The nearest of 255 levels between the largest number of a group and its negative.
 fn quantize<'a>(
     vector: &[f32],
@@ -103,7 +169,7 @@ fn quantize<'a>(
     }
 }
 
-/// ScaledBytes that a vector takes.
+/// Bytes that a vector takes.
 pub(super) fn bytes_of_vector(kind: KvType, dim: usize) -> usize {
     match kind {
         KvType::F16 => 2 * dim,

@@ -9,13 +9,16 @@ use tools::prune::{self, PruneArgs};
 ///
 /// Exit codes: 0 ok, 1 runtime, 2 usage, 3 bad model file, 4 not enough memory, 130 interrupted.
 #[derive(Parser)]
-#[command(version, max_term_width = 100)]
+#[command(name = "sparse-prune", version, max_term_width = 100)]
 struct Cli {
     #[command(flatten)]
     args: PruneArgs,
 }
 
 fn main() -> ExitCode {
+    if let Some(written) = tools::docs::written::<Cli>() {
+        return written;
+    }
     let args = Cli::parse().args;
     tools::run("sparse-prune", || prune::run(&args))
 }

@@ -12,8 +12,9 @@ use runtime::{
     Event, Finish, GenerateOptions, Generated, KvType, SamplerOptions, Session, SessionOptions, Special, generate,
 };
 use tools::chat::{self, Message};
-use tools::cli::{Ready, RunArgs, text_argument};
+use tools::cli::{ByteSize, Ready, RunArgs, text_argument};
 use tools::infill::InfillArgs;
+use tools::memory::{Memory, fit_context};
 use tools::{Failure, process};
 
 /// Continue a text with a sparse model (.spm) or a dense one (.gguf, or a Hugging Face folder).
@@ -21,7 +22,7 @@ use tools::{Failure, process};
 /// Standard output carries the text and nothing else; messages go to standard error.
 /// Exit codes: 0 ok, 1 runtime, 2 usage, 3 bad model file, 4 not enough memory, 130 interrupted.
 #[derive(Parser)]
-#[command(version, max_term_width = 100)]
+#[command(name = "sparse-run", version, max_term_width = 100)]
 struct Cli {
     /// Model: .spm, .gguf, or a Hugging Face folder
     model: PathBuf,
@@ -36,6 +37,9 @@ struct Cli {
     /// Context in tokens [default: what prompt and -n need, at most the model's own]
     #[arg(short, long = "ctx-size", value_name = "N")]
     ctx_size: Option<usize>,
+    /// Memory to stay within, the weights' file counted: the context is what fits [default: what is free]
+    #[arg(long, value_name = "SIZE")]
+    memory_limit: Option<ByteSize>,
     #[command(flatten)]
     run: RunArgs,
     #[command(flatten, next_help_heading = "Filling in the middle")]
@@ -107,6 +111,9 @@ fn number(min: f32, max: f32) -> impl Fn(&str) -> Result<f32, String> + Clone {
 }
 
 fn main() -> ExitCode {
+    if let Some(written) = tools::docs::written::<Cli>() {
+        return written;
+    }
     let cli = Cli::parse();
     tools::run("sparse-run", || main_with(&cli))
 }
@@ -115,7 +122,8 @@ fn main_with(cli: &Cli) -> Result<(), Failure> {
     let interrupted = process::interrupt_flag()?;
     let text = PromptText::read(cli)?;
     let started = Instant::now();
-    let ready = Ready::load(&cli.model, &cli.run)?;
+    let limit = cli.memory_limit.map(|limit| limit.0);
+    let ready = Ready::load_within(&cli.model, &cli.run, limit)?;
     let load_time = started.elapsed();
     let tokens = prompt_tokens(cli, &ready, &text)?;
     let options =
@@ -194,8 +202,25 @@ fn context(cli: &Cli, ready: &Ready, prompt_tokens: usize) -> Result<usize, Fail
         Some(n) => n,
         None => prompt_tokens.max(1).saturating_add(cli.predict).min(own),
     };
-    let bytes = Session::memory_needed(ready.model.config(), context, kv_type(cli));
-    process::check_memory(&format!("a context of {context} tokens"), bytes as u64, "ask for a shorter one with -c")?;
+    let memory = Memory {
+        limit: cli.memory_limit.map(|limit| limit.0),
+        available: process::available_memory(),
+        taken: process::own_memory().unwrap_or(0),
+        mapped: ready.mapped,
+    };
+    let room = memory.room();
+    // What was asked for by number is not cut.
+    let least = if cli.ctx_size.is_some() { context } else { prompt_tokens.max(1) };
+    let options = SessionOptions { kv: kv_type(cli), ..Default::default() };
+    let threads = ready.model.engine().threads();
+    let (context, sentence) = fit_context(ready.model.config(), &options, threads, room, (context, least))?;
+    let streams = room.streams.then(|| {
+        let file = process::megabytes(ready.mapped);
+        format!("the weights' {file} do not stay in memory and are read from the file for every token, which is slow")
+    });
+    for sentence in sentence.into_iter().chain(streams) {
+        writeln!(std::io::stderr(), "sparse-run: {sentence}")?;
+    }
     Ok(context)
 }
 

@@ -25,7 +25,7 @@ use tools::{Failure, dump, inspect, process};
 ///
 /// Exit codes: 0 ok, 1 runtime, 2 usage, 3 bad model file, 4 not enough memory, 130 interrupted.
 #[derive(Parser)]
-#[command(version, max_term_width = 100)]
+#[command(name = "spm", version, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -131,6 +131,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if let Some(written) = tools::docs::written::<Cli>() {
+        return written;
+    }
     let cli = Cli::parse();
     tools::run("spm", || match &cli.command {
         Command::Inspect { model, json } => inspect_model(model, *json),

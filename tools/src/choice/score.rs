@@ -53,7 +53,7 @@ impl<'a> Scorer<'a> {
             longest = longest.max(len);
         }
         let options = SessionOptions { context: longest, ..SessionOptions::default() };
-        let bytes = Session::memory_needed(ready.model.config(), longest, options.kv);
+        let bytes = Session::memory_needed(ready.model.config(), &options, ready.model.engine().threads());
         process::check_memory(&format!("a context of {longest} tokens"), bytes as u64, "leave long items out")?;
         Ok(Scorer { ready, splitter, style, session: Session::new(&ready.model, &options)? })
     }
@@ -147,6 +147,7 @@ mod tests {
         let ready = Ready {
             tokenizer: Tokenizer::new(synthetic.vocabulary().unwrap()).unwrap(),
             chat_template: None,
+            mapped: 0,
             model: Arc::new(Model::load(&synthetic, &EngineOptions::default()).unwrap()),
         };
         let choices = ["b", "a longer one", "c d"].map(str::to_owned).to_vec();
