@@ -115,5 +115,7 @@ fn nothing_is_written_for_nothing() {
     assert!(code == 1 && said.contains("there.spm: exists already"), "{code} {said}");
     let (code, said) = folder.prune("dry/m.spm", &["--calib", "self:perl"]);
     assert!(code == 2 && said.contains("--calib self:perl: domain `perl`: expected `code`, `text`"), "{said}");
+    let (code, said) = folder.prune("dry/m.spm", &[own, own].concat());
+    assert!(code == 2 && said.contains("--calib self:python: given twice"), "{said}");
     assert!(texts(&folder.path("dry")).is_empty());
 }
