@@ -27,7 +27,7 @@ impl Folder {
     fn prune(&self, out: &str, more: &[&str]) -> (i32, String) {
         let (dense, out) = (self.path("dense.spm"), self.path(out));
         fs::create_dir_all(out.parent().unwrap()).unwrap();
-        let args = [dense.to_str().unwrap(), "-o", out.to_str().unwrap(), "--method", "wanda", "--nsamples", "8"];
+        let args = [dense.to_str().unwrap(), "-o", out.to_str().unwrap(), "--method", "wanda", "--nsamples", "32"];
         let done = common::run(common::SPARSE_PRUNE, &[&args[..], &["--seqlen", "64"], more].concat());
         (done.status.code().unwrap(), String::from_utf8(done.stderr).unwrap())
     }
@@ -57,7 +57,7 @@ fn what_a_model_writes_depends_on_the_seed_alone() {
     // The file and its report say who wrote the text; every text begins as a program does.
     let model = SparseModel::open(&folder.path("a/m.spm")).unwrap();
     let said = &model.provenance().calibration;
-    assert!(said.starts_with("8 windows of 64 tokens, python, "), "{said}");
+    assert!(said.starts_with("32 windows of 64 tokens, python, "), "{said}");
     assert!(said.ends_with(", python written by the model itself at temperature 0.8, top-k 100, top-p 0.95"), "{said}");
     let report: Value = serde_json::from_slice(&fs::read(folder.path("a/m.report.json")).unwrap()).unwrap();
     assert_eq!(report["calibration"]["description"], said.as_str());
@@ -115,5 +115,7 @@ fn nothing_is_written_for_nothing() {
     assert!(code == 1 && said.contains("there.spm: exists already"), "{code} {said}");
     let (code, said) = folder.prune("dry/m.spm", &["--calib", "self:perl"]);
     assert!(code == 2 && said.contains("--calib self:perl: domain `perl`: expected `code`, `text`"), "{said}");
+    let (code, said) = folder.prune("dry/m.spm", &[own, own].concat());
+    assert!(code == 2 && said.contains("--calib self:python: given twice"), "{said}");
     assert!(texts(&folder.path("dry")).is_empty());
 }

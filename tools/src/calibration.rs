@@ -157,6 +157,10 @@ impl CalibrationArgs {
         let mut resolved = CalibrationArgs { calib: Vec::new(), ..self.clone() };
         for (part, tokens) in options.parts.iter().zip(options.tokens_of_parts()?) {
             let own = part.sources.iter().filter_map(|s| own_text::domain_of(s)).collect::<Result<Vec<_>, _>>()?;
+            if let Some(twice) = (1..own.len()).find(|&i| own[..i].contains(&own[i])) {
+                // It would be the same text.
+                return Err(Failure::Usage(format!("--calib self:{}: given twice", own[twice])));
+            }
             for source in &part.sources {
                 let path = match own_text::domain_of(source).transpose()? {
                     Some(domain) => {

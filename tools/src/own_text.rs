@@ -6,6 +6,7 @@
 //! else. So texts are written many at a time, kept in a file beside the output, and a run that was stopped goes on after the
 //! last one.
 
+mod bytes;
 mod file;
 mod loops;
 mod starts;
@@ -23,6 +24,7 @@ use spm::Checkpoint;
 
 use crate::failure::Failure;
 use crate::process;
+use bytes::InBytes;
 use file::TextFile;
 use writing::{SHORTEST, Writing};
 
@@ -116,10 +118,11 @@ impl<'a> Author<'a> {
     }
 
     fn load(&self) -> Result<Arc<Model>, Failure> {
-        let bytes = self.source.tensors().iter().filter_map(|t| self.source.matrix_bytes(&t.name)).sum();
+        let source = InBytes(self.source);
+        let bytes = source.tensors().iter().filter_map(|t| source.matrix_bytes(&t.name)).sum();
         process::check_memory("the model that writes calibration text", bytes, "give text with --calib FILE")?;
         let options = EngineOptions { threads: self.threads, ..EngineOptions::default() };
-        Ok(Arc::new(Model::load(self.source, &options)?))
+        Ok(Arc::new(Model::load(&source, &options)?))
     }
 }
 
