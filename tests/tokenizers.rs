@@ -70,10 +70,15 @@ fn many_lines_have_the_ids_of_the_tokenizers_crate_and_come_back() {
     assert!(compared >= 7, "{compared} tokenizers");
 }
 
+/// Without the spaces that lines begin with: these files put a space before a text only where there is none (the step
+/// `Metaspace`); here there is always one, as SentencePiece has it, or the text would not come back.
 #[test]
 fn many_lines_have_the_ids_that_the_folders_own_files_give() {
     let Some(data) = folder("SPM_TEST_DATA") else { return };
-    let lines = lines(&data);
+    let lines = lines(&data).into_iter().map(|line| line.trim_start().to_owned());
+    // Special tokens' texts are those tokens to the crate, wherever they come from.
+    let lines: Vec<String> = lines.filter(|line| !line.is_empty() && !line.contains("<unk>")).collect();
+    assert!(lines.len() > 10_000, "{} lines", lines.len());
     let tiny = fs::read_dir(data.join("models/hf-tiny-random")).unwrap().map(|entry| entry.unwrap().path());
     let mut seen: Vec<Vec<u8>> = Vec::new();
     for folder in tiny.chain([data.join("models/stories260K/hf")]) {
