@@ -17,11 +17,15 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The library, which lies beside the programs.
+/// The library, which cargo puts beside the programs, or where it builds it.
 fn library(name: &str) -> PathBuf {
-    let path = Path::new(common::SPARSE_RUN).with_file_name(name);
-    assert!(path.exists(), "{} is missing: run `cargo build --workspace` first", path.display());
-    path
+    let beside = Path::new(common::SPARSE_RUN).with_file_name(name);
+    let built = beside.with_file_name("deps").join(name);
+    let times = [built, beside].map(|path| (path.metadata().and_then(|meta| meta.modified()).ok(), path));
+    match times.into_iter().max() {
+        Some((Some(_), newest)) => newest,
+        _ => panic!("{name} is missing: run `cargo build --workspace` first"),
+    }
 }
 
 /// A compiler for tests/c, and how it is called.

@@ -68,8 +68,10 @@ fn valgrind_finds_nothing() {
     let model = write_model(folder.path());
     let run = |program: &Path, args: &[&str]| {
         let mut valgrind = Command::new("valgrind");
-        valgrind.args(["-q", "--error-exitcode=9", "--leak-check=full", "--errors-for-leak-kinds=all"]);
-        let done = succeed(valgrind.args(["--show-leak-kinds=all", "--fair-sched=try"]).arg(program).args(args));
+        // What stays reachable is the list of kernels, which is made once.
+        valgrind.args(["-q", "--error-exitcode=9", "--leak-check=full", "--fair-sched=try"]);
+        valgrind.args(["--errors-for-leak-kinds=definite,indirect,possible"]);
+        let done = succeed(valgrind.arg(program).args(args));
         String::from_utf8_lossy(&done.stdout).into_owned()
     };
     let build = |program: &str| Compiler { name: "gcc", flags: &["-std=c99", "-g"] }.build(program, folder.path());

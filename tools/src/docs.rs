@@ -30,6 +30,6 @@ fn write(mut command: Command, folder: &Path) -> Result<(), Failure> {
     for &shell in Shell::value_variants() {
         clap_complete::generate_to(shell, &mut command, &name, &completions)?;
     }
-    clap_mangen::generate_to(command, &man)?;
+    clap_mangen::generate_to(command.disable_help_subcommand(true), &man)?;
     Ok(())
 }

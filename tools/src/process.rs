@@ -72,19 +72,28 @@ fn available_under(root: &Path) -> Option<u64> {
 /// What the limits of this process's control groups, of either version, and of those around them leave, as in a container.
 fn group_room(root: &Path) -> Option<u64> {
     let groups = fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
-    let in_hierarchy = |(folder, is_own, files): (&str, fn(&str) -> Option<&str>, GroupFiles)| {
-        let all = root.join(folder);
-        let own = all.join(groups.lines().find_map(is_own)?.trim_start_matches('/'));
-        own.ancestors().take_while(|group| group.starts_with(&all)).filter_map(|group| files.room_in(group)).min()
-    };
-    [
-        ("sys/fs/cgroup", own_group as fn(&str) -> Option<&str>, GroupFiles { limit: "memory.max", used: "anon " }),
-        ("sys/fs/cgroup/memory", own_memory_group, GroupFiles { limit: "memory.limit_in_bytes", used: "total_rss " }),
-    ]
-    .into_iter()
-    .filter_map(in_hierarchy)
-    .min()
+    HIERARCHIES.iter().filter_map(|hierarchy| hierarchy.room(root, &groups)).min()
 }
+
+/// Where a version of control groups says what.
+struct Hierarchy {
+    folder: &'static str,
+    /// The path in a line of `/proc/self/cgroup`, if it is this version's.
+    own: fn(&str) -> Option<&str>,
+    limit: &'static str,
+    /// The beginning of a line of `memory.stat`.
+    used: &'static str,
+}
+
+const HIERARCHIES: [Hierarchy; 2] = [
+    Hierarchy { folder: "sys/fs/cgroup", own: own_group, limit: "memory.max", used: "anon " },
+    Hierarchy {
+        folder: "sys/fs/cgroup/memory",
+        own: own_memory_group,
+        limit: "memory.limit_in_bytes",
+        used: "total_rss ",
+    },
+];
 
 /// Of version 2: `0::/path`.
 fn own_group(line: &str) -> Option<&str> {
@@ -97,14 +106,14 @@ fn own_memory_group(line: &str) -> Option<&str> {
     controllers.split(',').any(|controller| controller == "memory").then_some(path)
 }
 
-/// Where a version of control groups says what.
-struct GroupFiles {
-    limit: &'static str,
-    /// The line of `memory.stat`.
-    used: &'static str,
-}
+impl Hierarchy {
+    /// What is left in the tightest of the process's group and those around it.
+    fn room(&self, root: &Path, groups: &str) -> Option<u64> {
+        let all = root.join(self.folder);
+        let own = all.join(groups.lines().find_map(self.own)?.trim_start_matches('/'));
+        own.ancestors().take_while(|group| group.starts_with(&all)).filter_map(|group| self.room_in(group)).min()
+    }
 
-impl GroupFiles {
     /// Cached files do not count: they make room when it is needed.
     fn room_in(&self, group: &Path) -> Option<u64> {
         let limit: u64 = fs::read_to_string(group.join(self.limit)).ok()?.trim().parse().ok()?;
