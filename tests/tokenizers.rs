@@ -104,15 +104,15 @@ fn a_vocabulary_of_150_000_tokens_is_ready_at_once() {
     let v = gguf::read_vocabulary(&path).unwrap().unwrap();
     let folder = tempfile::tempdir().unwrap();
     common::hf_folder::folder(folder.path(), &tokenizer_json(&v), &json!({}));
-    let most = if cfg!(debug_assertions) { 600.0 } else { 150.0 };
+    let slower = if cfg!(debug_assertions) { 4.0 } else { 1.0 };
     let from_gguf = || Tokenizer::new(&gguf::read_vocabulary(&path).unwrap().unwrap()).unwrap();
     let from_folder = || Tokenizer::new(hf::open(folder.path()).unwrap().vocabulary().unwrap()).unwrap();
     let text = "def fib(n):\n    return n";
     assert_eq!(from_gguf().encode_plain(text), from_folder().encode_plain(text));
-    let times = [("GGUF", best_time(&from_gguf)), ("tokenizer.json", best_time(&from_folder))];
-    for (name, time) in times {
+    let times = [("GGUF", 150.0, best_time(&from_gguf)), ("tokenizer.json", 250.0, best_time(&from_folder))];
+    for (name, most, time) in times {
         eprintln!("{name}: {} tokens ready in {time:.1} ms of processor time", v.tokens.len());
-        assert!(time <= most, "{name}: {time} ms");
+        assert!(time <= most * slower, "{name}: {time} ms");
     }
 }
 

@@ -40,8 +40,8 @@ fn bytes_change_logits_little_and_halves_less() {
         (pairs.sum::<f64>() / exact.len() as f64).sqrt() / f64::from(max - min)
     };
     let (halves, bytes) = (distance(KvType::F16), distance(KvType::Q8));
-    assert!(halves > 0.0 && halves < 1e-4, "halves: {halves} of the range");
-    assert!(bytes > halves && bytes < 3e-3, "bytes: {bytes} of the range");
+    assert!(halves > 0.0 && halves < 3e-4, "halves: {halves} of the range");
+    assert!(bytes > halves && bytes < 5e-3, "bytes: {bytes} of the range, halves {halves}");
 }
 
 #[test]

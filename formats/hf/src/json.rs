@@ -23,7 +23,7 @@ pub(crate) fn read_text(path: &Path, most: u64) -> Result<String, Error> {
     text.map_err(|e| Error::folder(path, format!("is not UTF-8 ({e}); download it again")))
 }
 
-fn read_bytes(path: &Path, most: u64) -> Result<Vec<u8>, Error> {
+pub(crate) fn read_bytes(path: &Path, most: u64) -> Result<Vec<u8>, Error> {
     let io = |action| move |source| spm::Error::Io { action, path: path.to_owned(), source };
     let meta = std::fs::metadata(path).map_err(io("open"))?;
     if !meta.is_file() {

@@ -169,7 +169,7 @@ mod tests {
         let mut values = Values::new();
         all.put(&mut values);
         assert_eq!(values.len(), 2);
-        assert_eq!((Infill::take(&mut values).unwrap(), values.len()), (all, 0));
+        assert_eq!((Infill::take(&mut values).expect("ids"), values.len()), (all, 0));
         let other = Infill { prefix: Some(1), middle: Some(2), ..Infill::default() };
         assert_eq!(all.or(other), Infill { middle: Some(2), ..all });
     }

@@ -3,6 +3,7 @@
 //!
 //! A pre-tokenizer, normalizer or model that is not known is refused, never taken for another.
 
+mod file;
 mod pre;
 mod settings;
 
@@ -12,9 +13,10 @@ use std::path::Path;
 use serde_json::Value;
 use spm::{Infill, TokenType, TokenizerKind, Vocabulary, limits};
 
+use self::file::File;
 use self::settings::Settings;
 use crate::error::{Error, shown};
-use crate::json::{self, Json};
+use crate::json::Json;
 
 /// Of a `tokenizer.json`; Gemma's has 33 MB.
 const MOST_BYTES: u64 = 128 << 20;
@@ -25,7 +27,7 @@ pub(crate) fn read(folder: &Path, config: Json, vocab_size: usize) -> Result<Opt
     if !path.exists() {
         return Ok(None);
     }
-    let map = json::read(&path, MOST_BYTES)?;
+    let File { map, vocab, merges } = File::read(&path, MOST_BYTES)?;
     let file = Json::new(&path, &map);
     let model = file.object("model")?.ok_or_else(|| file.missing("model"))?;
     match model.text("type")?.unwrap_or("BPE") {
@@ -34,10 +36,11 @@ pub(crate) fn read(folder: &Path, config: Json, vocab_size: usize) -> Result<Opt
     }
     let words = pre::resolve(file)?;
     let mut tokens = Tokens::new(vocab_size);
-    tokens.add_model(model, words.kind)?;
+    tokens.add_model(model, vocab.ok_or_else(|| model.missing("vocab"))?, words.kind)?;
     tokens.add_added(file)?;
+    tokens.fill();
     let settings = Settings::read(folder, config, file, &tokens.ids)?;
-    let merges = merges(model, &tokens.ids)?;
+    let merges = merge_ids(model, &merges.ok_or_else(|| model.missing("merges"))?, &tokens.ids)?;
     let infill = Infill::by_text(&tokens.texts, |text| is_added(file, text));
     let is_sentencepiece = words.kind == TokenizerKind::SentencePiece;
     Ok(Some(Vocabulary {
@@ -69,10 +72,9 @@ struct Tokens {
 }
 
 impl Tokens {
-    /// Unused ones, which is what stays of ids that the file does not name.
+    /// None of `n` yet.
     fn new(n: usize) -> Self {
-        let texts = (0..n).map(|id| format!("[PAD{id}]")).collect();
-        Tokens { texts, types: vec![TokenType::Unused; n], ids: HashMap::new() }
+        Tokens { texts: vec![String::new(); n], types: vec![TokenType::Unused; n], ids: HashMap::new() }
     }
 
     fn set(&mut self, file: Json, key: &str, text: &str, id: Option<u64>, kind: TokenType) -> Result<(), Error> {
@@ -94,12 +96,17 @@ impl Tokens {
         Ok(())
     }
 
-    fn add_model(&mut self, model: Json, kind: TokenizerKind) -> Result<(), Error> {
-        const KEY: &str = "vocab";
-        let vocab = model.value(KEY).and_then(Value::as_object).ok_or_else(|| model.missing(KEY))?;
+    /// Names the ids that the file does not, which are unused.
+    fn fill(&mut self) {
+        let unnamed = self.texts.iter_mut().enumerate().filter(|(_, text)| text.is_empty());
+        unnamed.for_each(|(id, text)| *text = format!("[PAD{id}]"));
+    }
+
+    fn add_model(&mut self, model: Json, vocab: Vec<(String, u64)>, kind: TokenizerKind) -> Result<(), Error> {
+        self.ids.reserve(vocab.len());
         for (text, id) in vocab {
-            let is_byte = kind == TokenizerKind::SentencePiece && is_byte(text);
-            self.set(model, KEY, text, id.as_u64(), if is_byte { TokenType::Byte } else { TokenType::Normal })?;
+            let is_byte = kind == TokenizerKind::SentencePiece && is_byte(&text);
+            self.set(model, "vocab", &text, Some(id), if is_byte { TokenType::Byte } else { TokenType::Normal })?;
         }
         Ok(())
     }
@@ -134,32 +141,19 @@ fn is_byte(text: &str) -> bool {
     hex.is_some_and(|h| h.len() == 2 && h.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
-/// Pairs of ids, in order of rank. Newer files have lists of two, older ones text with a space between.
-fn merges(model: Json, ids: &HashMap<String, u32>) -> Result<Vec<(u32, u32)>, Error> {
-    const KEY: &str = "merges";
-    let all = model.list(KEY)?.ok_or_else(|| model.missing(KEY))?;
-    let parts = |merge: &Value| match merge {
-        Value::String(text) => {
-            let (left, right) = text.split_once(' ')?;
-            Some((*ids.get(left)?, *ids.get(right)?))
-        }
-        Value::Array(parts) => match &parts[..] {
-            [left, right] => Some((*ids.get(left.as_str()?)?, *ids.get(right.as_str()?)?)),
-            _ => None,
-        },
-        _ => None,
-    };
-    let mut merges = Vec::with_capacity(all.len());
-    for (rank, merge) in all.iter().enumerate() {
-        match parts(merge) {
-            Some(pair) => merges.push(pair),
-            None => {
-                let merge = shown(&merge.to_string());
-                return model.refuse(KEY, format!("entry {rank}, {merge}, is not two tokens of the vocabulary"));
+/// Pairs of ids, in order of rank.
+fn merge_ids(model: Json, merges: &[(String, String)], ids: &HashMap<String, u32>) -> Result<Vec<(u32, u32)>, Error> {
+    let mut all = Vec::with_capacity(merges.len());
+    for (rank, (left, right)) in merges.iter().enumerate() {
+        match (ids.get(left), ids.get(right)) {
+            (Some(left), Some(right)) => all.push((*left, *right)),
+            _ => {
+                let merge = shown(&format!("{left} {right}"));
+                return model.refuse("merges", format!("entry {rank}, `{merge}`, is not two tokens of the vocabulary"));
             }
         }
     }
-    Ok(merges)
+    Ok(all)
 }
 
 /// SentencePiece's scores as far as they matter: a token that is merged earlier has a higher one.
