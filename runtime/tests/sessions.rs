@@ -140,6 +140,21 @@ fn a_restored_session_goes_on() {
     }
 }
 
+/// However keys and values are kept.
+#[test]
+fn a_state_has_every_type_of_cache() {
+    for kv in [KvType::F16, KvType::F32, KvType::Q8] {
+        let model = model(Some(11), 2);
+        let session = || Session::new(&model, &SessionOptions { context: 64, batch: 4, kv }).unwrap();
+        let (mut first, mut second) = (session(), session());
+        first.feed(&[5, 9, 2, 77, 31, 8, 100, 4, 66, 12, 3, 54, 21]).unwrap();
+        let state = first.save().unwrap();
+        assert_eq!(state.len(), first.state_len(), "{kv:?}");
+        second.restore(&state).unwrap();
+        assert_eq!(second.feed(&[7, 8, 9]).unwrap(), first.feed(&[7, 8, 9]).unwrap(), "{kv:?}");
+    }
+}
+
 #[test]
 fn a_state_is_of_its_model_alone_and_fits() {
     let (one, other) = (model(None, 1), model(None, 2));
