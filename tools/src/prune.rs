@@ -107,10 +107,12 @@ fn prune(
     }
     journal.finish(&sealed.identity())?;
     sealed.publish()?;
-    journal.remove()?;
     args.profile.forget(&sensitivity)?;
-    print_shortlist(&config, &options, counts.as_ref())?;
-    print_result(args, &report, &statistics, &facts, report_files.as_ref())
+    let said = print_shortlist(&config, &options, counts.as_ref())
+        .and_then(|()| print_result(args, &report, &statistics, &facts, report_files.as_ref()));
+    // Last of all: until it is gone a run that was killed is known to be finished.
+    journal.remove()?;
+    said
 }
 
 impl PruneArgs {
