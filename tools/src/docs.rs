@@ -21,7 +21,9 @@ pub fn written<T: CommandFactory>() -> Option<ExitCode> {
     Some(crate::run(&program, || write(command, Path::new(&folder))))
 }
 
-fn write(mut command: Command, folder: &Path) -> Result<(), Failure> {
+fn write(command: Command, folder: &Path) -> Result<(), Failure> {
+    // `spm help eval` needs no page of its own.
+    let mut command = command.disable_help_subcommand(true);
     let (man, completions) = (folder.join("man"), folder.join("completions"));
     for folder in [&man, &completions] {
         std::fs::create_dir_all(folder)?;
