@@ -5,7 +5,6 @@
 //! same with synthetic models of what families differ in.
 #![allow(clippy::print_stderr)] // What was compared is worth reading.
 
-use std::collections::HashMap;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -14,37 +13,8 @@ use std::sync::Arc;
 use gguf::GgufModel;
 use pruner::{Pattern, PruneOptions, ValueType, prune};
 use runtime::{EngineOptions, KvType, Model, Precision, Session, SessionOptions};
-use spm::encode::encode;
-use spm::{
-    Checkpoint, Config, Encoding, Matrix, Provenance, SparseModel, SpmWriter, TensorInfo, Vocabulary, WriterOptions,
-};
-
-/// A model with other weights.
-struct Masked<'a> {
-    source: &'a dyn Checkpoint,
-    weights: HashMap<String, Vec<f32>>,
-}
-
-impl Checkpoint for Masked<'_> {
-    fn config(&self) -> &Config {
-        self.source.config()
-    }
-    fn vocabulary(&self) -> Option<&Vocabulary> {
-        self.source.vocabulary()
-    }
-    fn tensors(&self) -> &[TensorInfo] {
-        self.source.tensors()
-    }
-    fn read_rows(&self, name: &str, first_row: usize, out: &mut [f32]) -> Option<()> {
-        let from = first_row * self.tensor(name)?.cols;
-        out.copy_from_slice(self.weights.get(name)?.get(from..from + out.len())?);
-        Some(())
-    }
-    fn matrix(&self, name: &str) -> Option<Matrix> {
-        let info = self.tensor(name)?;
-        encode(Encoding::F32, info.rows, info.cols, self.weights.get(name)?, None).ok()
-    }
-}
+use spm::synthetic::Reweighted;
+use spm::{Checkpoint, Matrix, Provenance, SparseModel, SpmWriter, WriterOptions};
 
 fn windows(vocab_size: usize) -> Vec<Vec<u32>> {
     let id = |w: u32, t: u32| (t * t * 7 + t * 31 + w * 13) % vocab_size as u32;
@@ -79,7 +49,7 @@ fn check(name: &str, source: &dyn Checkpoint, path: &Path) {
     assert_eq!((pruned.config(), pruned.vocabulary()), (source.config(), source.vocabulary()), "{name}");
 
     let weights = tensors.iter().map(|(name, m)| (name.clone(), expanded(m))).collect();
-    let masked = Masked { source, weights };
+    let masked = Reweighted { source, weights };
     check_masks(name, source, &masked);
     let (found, expected) = (logits(&pruned), logits(&masked));
     assert!(found == expected, "{name}: {} logits", found.len());
@@ -88,7 +58,7 @@ fn check(name: &str, source: &dyn Checkpoint, path: &Path) {
 }
 
 /// What is kept of a matrix is what the model had there, in halves.
-fn check_masks(name: &str, source: &dyn Checkpoint, masked: &Masked) {
+fn check_masks(name: &str, source: &dyn Checkpoint, masked: &Reweighted) {
     for info in source.tensors().iter().filter(|info| info.name.starts_with("blk.") && info.rows > 1) {
         let dense = source.read_all(&info.name).unwrap();
         for (was, is) in dense.iter().zip(&masked.weights[&info.name]) {

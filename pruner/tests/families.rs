@@ -1,16 +1,14 @@
 //! Every family is pruned to the end, and what comes out is the same masked model wherever it is run.
 
-use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use pruner::{Pattern, PruneOptions, ValueType, plan, prune};
 use runtime::{EngineOptions, KvType, Model, Precision, Session, SessionOptions};
-use spm::encode::encode;
-use spm::synthetic::SyntheticModel;
+use spm::synthetic::{Reweighted, SyntheticModel};
 use spm::{
-    Activation, Checkpoint, Config, Encoding, LayerKind, LayerRope, Matrix, Norm, Provenance, Residual, Rope,
-    RopeLayout, SparseModel, SpmWriter, TensorInfo, Vocabulary, WriterOptions,
+    Activation, Checkpoint, Config, LayerKind, LayerRope, Matrix, Norm, Provenance, Residual, Rope, RopeLayout,
+    SparseModel, SpmWriter, WriterOptions,
 };
 
 /// What the published families differ in, several at a time.
@@ -57,33 +55,6 @@ fn windows() -> Vec<Vec<u32>> {
     (0..12).map(|w| (0..70 + w).map(|t| (t * t * 7 + t * 31 + w * 13) % 260).collect()).collect()
 }
 
-/// Other weights for the same model.
-struct Replaced<'a> {
-    source: &'a SyntheticModel,
-    weights: HashMap<String, Vec<f32>>,
-}
-
-impl Checkpoint for Replaced<'_> {
-    fn config(&self) -> &Config {
-        self.source.config()
-    }
-    fn vocabulary(&self) -> Option<&Vocabulary> {
-        self.source.vocabulary()
-    }
-    fn tensors(&self) -> &[TensorInfo] {
-        self.source.tensors()
-    }
-    fn read_rows(&self, name: &str, first_row: usize, out: &mut [f32]) -> Option<()> {
-        let from = first_row * self.tensor(name)?.cols;
-        out.copy_from_slice(self.weights.get(name)?.get(from..from + out.len())?);
-        Some(())
-    }
-    fn matrix(&self, name: &str) -> Option<Matrix> {
-        let info = self.tensor(name)?;
-        encode(Encoding::F32, info.rows, info.cols, self.weights.get(name)?, None).ok()
-    }
-}
-
 fn logits(model: &dyn Checkpoint) -> Vec<f32> {
     let options = EngineOptions { threads: 1, precision: Precision::Exact, kernel: None };
     let model = Arc::new(Model::load(model, &options).unwrap());
@@ -118,7 +89,7 @@ fn pruned_models_are_the_masked_dense_ones() {
             let pruned = SparseModel::open(&path).unwrap();
             assert_eq!(pruned.config(), source.config(), "{name} {method}");
             let weights = tensors.iter().map(|(name, m)| (name.clone(), expanded(m))).collect();
-            let masked = logits(&Replaced { source: &source, weights });
+            let masked = logits(&Reweighted { source: &source, weights });
             assert!(logits(&pruned) == masked, "{name} {method}");
             assert!(masked.iter().all(|l| l.is_finite()) && masked != logits(&source), "{name} {method}");
         }
@@ -136,7 +107,7 @@ fn weight_updates_help_every_family() {
             let mut tensors: Vec<(String, Matrix)> = Vec::new();
             prune(&source, &options, &windows(), &mut tensors, &mut |_| ControlFlow::Continue(())).unwrap();
             let weights = tensors.iter().map(|(name, m)| (name.clone(), expanded(m))).collect();
-            let pruned = logits(&Replaced { source: &source, weights });
+            let pruned = logits(&Reweighted { source: &source, weights });
             dense.iter().zip(&pruned).map(|(d, p)| f64::from(d - p).powi(2)).sum::<f64>()
         };
         let (admm, wanda) = (loss("admm"), loss("wanda"));

@@ -97,6 +97,39 @@ impl Checkpoint for SyntheticModel {
     }
 }
 
+/// A model with other weights for all its tensors, in f32.
+pub struct Reweighted<'a> {
+    /// Whose shape and vocabulary it has.
+    pub source: &'a dyn Checkpoint,
+    /// By name, row after row; a tensor that is not here cannot be read.
+    pub weights: HashMap<String, Vec<f32>>,
+}
+
+impl Checkpoint for Reweighted<'_> {
+    fn config(&self) -> &Config {
+        self.source.config()
+    }
+
+    fn vocabulary(&self) -> Option<&Vocabulary> {
+        self.source.vocabulary()
+    }
+
+    fn tensors(&self) -> &[TensorInfo] {
+        self.source.tensors()
+    }
+
+    fn read_rows(&self, name: &str, first_row: usize, out: &mut [f32]) -> Option<()> {
+        let from = first_row * self.tensor(name)?.cols;
+        out.copy_from_slice(self.weights.get(name)?.get(from..from + out.len())?);
+        Some(())
+    }
+
+    fn matrix(&self, name: &str) -> Option<Matrix> {
+        let info = self.tensor(name)?;
+        encode(Encoding::F32, info.rows, info.cols, self.weights.get(name)?, None).ok()
+    }
+}
+
 /// Sebastiano Vigna's SplitMix64: enough for tests and benches.
 pub struct SplitMix(u64);
 
