@@ -18,7 +18,7 @@
 //! Nothing in them is trusted: a state that is refused changes nothing, and one that was forged with its checksum can
 //! only make the model write nonsense.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
 
@@ -81,19 +81,15 @@ impl Session {
     /// Saves the state to a file, which is complete once it has its name.
     pub fn save_file(&self, path: &Path) -> Result<(), Error> {
         let state = self.save()?;
-        let mut unfinished = path.as_os_str().to_owned();
-        unfinished.push(".part");
-        let unfinished = Path::new(&unfinished);
-        let written = File::create(unfinished).and_then(|mut file| {
-            file.write_all(&state)?;
-            file.sync_all()?;
-            fs::rename(unfinished, path)
-        });
-        written.map_err(|e| {
-            // What cannot be removed could not be written either.
-            let _ = fs::remove_file(unfinished);
-            io("write", path)(e)
-        })
+        let mut file = spm::claim::unfinished(path).map_err(|e| match e {
+            // Of the file that was asked for, not of the one that is to get its name.
+            spm::Error::Io { source, .. } => io("write", path)(source),
+            other => other.into(),
+        })?;
+        file.write_all(&state)
+            .and_then(|()| file.as_file().sync_all())
+            .and_then(|()| file.persist(path).map(drop).map_err(std::io::Error::from))
+            .map_err(io("write", path))
     }
 
     /// Becomes what was saved to a file.

@@ -182,6 +182,7 @@ fn files_of_states_are_whole_or_not_there() {
     let model = model(None, 1);
     let mut saved = session(&model, 64, 64);
     saved.feed(&[1, 2, 3]).unwrap();
+    std::fs::write(folder.path().join(".state.unfinished"), "of a killed process").unwrap();
     saved.save_file(&path).unwrap();
     let names = || std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>();
     assert_eq!(names(), ["state"]);

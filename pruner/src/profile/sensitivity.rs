@@ -73,7 +73,7 @@ impl<'a> Sensitivity<'a> {
 
     /// Writes the file, if there is one to be kept.
     pub(super) fn save(&self) -> Result<(), Error> {
-        self.file.map_or(Ok(()), |file| self.found.write(&file.path).map_err(Error::io("write", &file.path)))
+        self.file.map_or(Ok(()), |file| self.found.write(&file.path))
     }
 }
 
@@ -96,12 +96,13 @@ impl Found {
     }
 
     /// Beside its place first, so that a kill leaves the old one or the new one.
-    fn write(&self, path: &Path) -> std::io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(spm::folder_of(path))?;
-        file.write_all(serde_json::to_string_pretty(self)?.as_bytes())?;
-        file.as_file().sync_data()?;
-        file.persist(path)?;
-        Ok(())
+    fn write(&self, path: &Path) -> Result<(), Error> {
+        let mut file = spm::claim::unfinished(path)?;
+        let text = serde_json::to_string_pretty(self).map_err(std::io::Error::from);
+        text.and_then(|text| file.write_all(text.as_bytes()))
+            .and_then(|()| file.as_file().sync_data())
+            .and_then(|()| file.persist(path).map(drop).map_err(std::io::Error::from))
+            .map_err(Error::io("write", path))
     }
 
     fn other(&self, wanted: &Found, path: &Path) -> Error {
