@@ -95,7 +95,7 @@ fn many_lines_have_the_ids_that_the_folders_own_files_give() {
     assert!(!seen.is_empty());
 }
 
-/// What a program waits for before its first token; a build that is not optimized is given more.
+/// What a program waits for before its first token; a build that checks its arithmetic is given more.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_vocabulary_of_150_000_tokens_is_ready_at_once() {
@@ -104,15 +104,14 @@ fn a_vocabulary_of_150_000_tokens_is_ready_at_once() {
     let v = gguf::read_vocabulary(&path).unwrap().unwrap();
     let folder = tempfile::tempdir().unwrap();
     common::hf_folder::folder(folder.path(), &tokenizer_json(&v), &json!({}));
-    let slower = if cfg!(debug_assertions) { 4.0 } else { 1.0 };
+    let slower = if cfg!(debug_assertions) { 3.0 } else { 1.0 };
     let from_gguf = || Tokenizer::new(&gguf::read_vocabulary(&path).unwrap().unwrap()).unwrap();
     let from_folder = || Tokenizer::new(hf::open(folder.path()).unwrap().vocabulary().unwrap()).unwrap();
     let text = "def fib(n):\n    return n";
     assert_eq!(from_gguf().encode_plain(text), from_folder().encode_plain(text));
-    let times = [("GGUF", 150.0, best_time(&from_gguf)), ("tokenizer.json", 250.0, best_time(&from_folder))];
-    for (name, most, time) in times {
+    for (name, time) in [("GGUF", best_time(&from_gguf)), ("tokenizer.json", best_time(&from_folder))] {
         eprintln!("{name}: {} tokens ready in {time:.1} ms of processor time", v.tokens.len());
-        assert!(time <= most * slower, "{name}: {time} ms");
+        assert!(time <= 150.0 * slower, "{name}: {time} ms");
     }
 }
 

@@ -546,7 +546,7 @@ impl Worker {
     fn new(engine: &Engine, context: usize) -> Result<Self, Error> {
         let c = engine.config();
         Ok(Worker {
-            ws: Workspace::new(engine),
+            ws: Workspace::new(engine, context),
             cache: KvCache::new(c, context, KvType::F32)?,
             narrow: zeroed("normalised inputs", CHUNK * c.dim)?,
             attended: zeroed("attention outputs", CHUNK * c.q_dim())?,
@@ -695,7 +695,8 @@ mod tests {
         let (dense, own) = (forward(twin, engine, before[1].clone()), own_outputs(engine, twin, &before[1]));
         let mut stream = hidden.to_vec();
         if c.residual.is_parallel() {
-            layer.attn_output(engine, &mut Workspace::new(engine), &attended(engine, layer, hidden), &mut stream);
+            let mut ws = Workspace::new(engine, hidden.len() / c.dim);
+            layer.attn_output(engine, &mut ws, &attended(engine, layer, hidden), &mut stream);
         }
         let rows = stream.chunks_mut(c.dim).zip(held_out.beside().chunks(c.dim));
         for ((stream, wanted), (dense, own)) in rows.zip(dense.chunks(c.dim).zip(own.chunks(c.dim))) {
@@ -717,14 +718,15 @@ mod tests {
         let (mut x, mut out) = (vec![0.0; hidden.len()], vec![0.0; n * c.q_dim()]);
         layer.attn_input(engine, hidden, &mut x);
         let mut cache = KvCache::new(c, n, KvType::F32).unwrap();
-        layer.attention(engine, &mut Workspace::new(engine), &mut cache, 0, &x, &mut out);
+        layer.attention(engine, &mut Workspace::new(engine, n), &mut cache, 0, &x, &mut out);
         out
     }
 
     /// Of the down projection, for a stream before the layer.
     fn own_outputs(engine: &Engine, layer: &Layer, before: &[f32]) -> Vec<f32> {
-        let (c, mut ws) = (engine.config(), Workspace::new(engine));
+        let c = engine.config();
         let n = before.len() / c.dim;
+        let mut ws = Workspace::new(engine, n);
         let (mut hidden, mut x) = (before.to_vec(), vec![0.0; before.len()]);
         layer.attn_output(engine, &mut ws, &attended(engine, layer, before), &mut hidden);
         let mut wide = vec![0.0; n * c.hidden_dim];
@@ -756,7 +758,7 @@ mod tests {
         let mut io = LayerIo::default();
         io.resize(engine, n);
         io.hidden = hidden;
-        layer.forward(engine, &mut Workspace::new(engine), &mut cache, 0, &mut io);
+        layer.forward(engine, &mut Workspace::new(engine, n), &mut cache, 0, &mut io);
         io.hidden
     }
 }

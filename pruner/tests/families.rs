@@ -7,8 +7,8 @@ use pruner::{Pattern, PruneOptions, ValueType, plan, prune};
 use runtime::{EngineOptions, KvType, Model, Precision, Session, SessionOptions};
 use spm::synthetic::{Reweighted, SyntheticModel};
 use spm::{
-    Activation, Checkpoint, Config, LayerKind, LayerRope, Matrix, Norm, Provenance, Residual, Rope, RopeLayout,
-    SparseModel, SpmWriter, WriterOptions,
+    Activation, Checkpoint, Config, LayerKind, LayerRope, LongRope, Matrix, Norm, Provenance, Residual, Rope,
+    RopeLayout, SparseModel, SpmWriter, WriterOptions,
 };
 
 /// What the published families differ in, several at a time.
@@ -22,6 +22,7 @@ fn families() -> Vec<(&'static str, Config)> {
     let mut scaled = plain();
     (scaled.scales.embedding, scaled.scales.residual, scaled.scales.logits) = (6.0, 0.3, 0.25);
     scaled.scales.attention = Some(0.1);
+    scaled.rope.long = Some(LongRope { trained: 50, freq_factors: (1..=8).map(|i| i as f32).collect() });
     let mut normed = plain();
     (normed.post_norms, normed.activation, normed.head_dim) = (true, Activation::GeluTanh, 32);
     (normed.scales.attention_cap, normed.scales.logits_cap) = (Some(50.0), Some(30.0));
@@ -42,7 +43,7 @@ fn families() -> Vec<(&'static str, Config)> {
     (one_norm.residual, one_norm.head_bias) = (Residual::ParallelOneNorm, true);
     vec![
         ("windows, normalised heads", windowed),
-        ("multipliers", scaled),
+        ("multipliers, divisors for long texts", scaled),
         ("norms after blocks, caps", normed),
         ("LayerNorm, biases", biased),
         ("learned positions", learned),

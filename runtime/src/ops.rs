@@ -112,9 +112,11 @@ pub(crate) struct RopeTable {
 }
 
 impl RopeTable {
-    pub(crate) fn new(rope: &Rope) -> Self {
+    /// For a text of at most `context` positions.
+    pub(crate) fn new(rope: &Rope, context: usize) -> Self {
         let pairs = rope.dims / 2;
-        let factor = |i: usize| rope.freq_factors.get(i).map_or(1.0, |&f| f64::from(f));
+        let factors = rope.freq_factors_for(context);
+        let factor = |i: usize| factors.get(i).map_or(1.0, |&f| f64::from(f));
         let frequency = |i: usize| f64::from(rope.base).powf(-2.0 * i as f64 / rope.dims as f64) / factor(i);
         let frequencies = (0..pairs).map(frequency).collect();
         RopeTable { frequencies, attn_scale: rope.attn_scale, ..RopeTable::default() }
@@ -199,10 +201,10 @@ mod tests {
 
     #[test]
     fn both_rope_layouts_turn_the_same_pairs() {
-        let rope = |layout| Rope { base: 100.0, dims: 6, layout, freq_factors: vec![1.0, 2.0, 4.0], attn_scale: 1.0 };
+        let rope = |layout| Rope { freq_factors: vec![1.0, 2.0, 4.0], ..Rope::new(100.0, 6, layout) };
         let values: Vec<f32> = (0..8).map(|i| i as f32 - 3.5).collect();
         let (r1, r2) = (rope(RopeLayout::Interleaved), rope(RopeLayout::Halves));
-        let mut table = RopeTable::new(&r1);
+        let mut table = RopeTable::new(&r1, 7);
         table.fill(5, 2);
         let mut interleaved = values.clone();
         table.apply(&r1, 1, &mut interleaved, 8);

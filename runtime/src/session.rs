@@ -65,7 +65,7 @@ impl Session {
         let context = options.context_of(c);
         let batch = options.batch.max(1);
         let cache = |index| KvCache::of_layer(c, index, context, batch, options.kv);
-        let mut ws = Workspace::new(model.engine());
+        let mut ws = Workspace::new(model.engine(), context);
         ws.reserve(context)?;
         Ok(Session {
             caches: (0..c.n_layers).map(cache).collect::<Result<_, _>>()?,

@@ -28,7 +28,7 @@ impl Sessions {
         let c = model.config();
         let context = if c.learned_positions { context.min(c.context_len) } else { context };
         let caches = |index| (0..texts).map(|_| KvCache::of_layer(c, index, context, 1, kv)).collect();
-        let mut ws = Workspace::new(model.engine());
+        let mut ws = Workspace::new(model.engine(), context);
         ws.reserve(context)?;
         Ok(Sessions {
             caches: (0..c.n_layers).map(caches).collect::<Result<_, Error>>()?,

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | 8 | `SPRSTATE` |
 //! | 4 | version, 1 |
-//! | 4 | how keys and values are kept: 1 f16, 2 f32 |
+//! | 4 | how keys and values are kept: 1 f16, 2 f32, 3 bytes; and 256 if they turn as in long texts |
 //! | 32 | the model's identity |
 //! | 4, 4 | tokens, n; tokens of the vocabulary, v |
 //! | 4 n | the tokens |
@@ -31,6 +31,8 @@ const MAGIC: &[u8; 8] = b"SPRSTATE";
 const VERSION: u32 = 1;
 const HEADER: usize = 56;
 const HASH: usize = 32;
+/// Keys that turn by LongRoPE's divisors for long texts.
+const LONG: u32 = 256;
 
 impl Session {
     /// Bytes of [`Self::save`].
@@ -44,7 +46,7 @@ impl Session {
         let tokens = self.tokens();
         out.extend(MAGIC);
         out.extend(VERSION.to_le_bytes());
-        out.extend(code(self.kv_type()).to_le_bytes());
+        out.extend(code(self).to_le_bytes());
         out.extend(self.identity()?);
         // Neither is more than an id of a token, or a position, can count.
         out.extend((tokens.len() as u32).to_le_bytes());
@@ -182,8 +184,12 @@ fn header(state: &[u8], session: &Session) -> Result<(usize, [usize; 2]), Error>
     if state[16..48] != session.identity()? {
         return Err(refuse("it is of another model; restore it with the model that it was saved with"));
     }
-    if number(12) != code(session.kv_type()) {
+    if number(12) & !LONG != code(session) & !LONG {
         return Err(refuse("its keys and values are kept in another type; make the session as the one that was saved"));
+    }
+    if number(12) != code(session) {
+        let problem = "one of the sessions has room for longer texts than the model was trained for at first";
+        return Err(refuse(format!("{problem}; make the session as the one that was saved")));
     }
     let [n, vocab_size] = [number(48), number(52)].map(|number| number as usize);
     if n > session.context() {
@@ -195,12 +201,16 @@ fn header(state: &[u8], session: &Session) -> Result<(usize, [usize; 2]), Error>
     Ok((HEADER, [n, vocab_size]))
 }
 
-fn code(kind: KvType) -> u32 {
-    match kind {
+/// How keys and values are kept.
+fn code(session: &Session) -> u32 {
+    let c = session.model().config();
+    let is_long = c.local_rope.iter().chain([&c.rope]).any(|rope| rope.long_for(session.context()).is_some());
+    let kind = match session.kv_type() {
         KvType::F16 => 1,
         KvType::F32 => 2,
         KvType::Q8 => 3,
-    }
+    };
+    if is_long { kind | LONG } else { kind }
 }
 
 fn refuse(problem: impl Into<String>) -> Error {

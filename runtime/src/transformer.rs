@@ -348,8 +348,9 @@ impl LayerIo {
 }
 
 impl Workspace {
-    /// Scratch for this engine's threads.
-    pub fn new(engine: &Engine) -> Self {
+    /// Scratch for this engine's threads, and texts of at most `context` positions.
+    pub fn new(engine: &Engine, context: usize) -> Self {
+        let c = engine.config();
         Workspace {
             parts: Parts::new(engine.threads()),
             x: Activations::default(),
@@ -360,8 +361,8 @@ impl Workspace {
             delta: Vec::new(),
             unnormed: Vec::new(),
             attention: Attention::new(engine.threads()),
-            rope: RopeTable::new(&engine.config().rope),
-            local_rope: engine.config().local_rope.as_ref().map(RopeTable::new),
+            rope: RopeTable::new(&c.rope, context),
+            local_rope: c.local_rope.as_ref().map(|rope| RopeTable::new(rope, context)),
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use sparse_run::{EngineOptions, KvType, Model, Precision, Session, SessionOptions, Sessions};
 use spm::synthetic::SyntheticModel;
-use spm::{Activation, Checkpoint, Config, LayerKind, LayerRope, Norm, Residual, Rope, RopeLayout};
+use spm::{Activation, Checkpoint, Config, LayerKind, LayerRope, LongRope, Norm, Residual, Rope, RopeLayout};
 
 const CONTEXT: usize = 128;
 
@@ -62,6 +62,13 @@ fn families() -> Vec<(&'static str, Config)> {
         c.window = Some(5);
         c.layers = vec![kind(true, LayerRope::Local), kind(true, LayerRope::Local), kind(false, LayerRope::Main)];
     });
+    for (name, trained) in [("divisors for long texts", CONTEXT - 1), ("and for short ones", CONTEXT)] {
+        add(name, &|c| {
+            c.rope.freq_factors = (0..12).map(|i| 1.0 + 0.1 * i as f32).collect();
+            c.rope.attn_scale = 1.19;
+            c.rope.long = Some(LongRope { trained, freq_factors: (0..12).map(|i| 1.5 + i as f32).collect() });
+        });
+    }
     add("learned positions", &|c| {
         (c.norm, c.gated, c.activation, c.learned_positions) = (Norm::Layer, false, Activation::GeluTanh, true);
         (c.qkv_bias, c.attn_output_bias, c.ffn_bias) = (true, true, true);
@@ -136,7 +143,7 @@ fn texts_that_go_on_together_do_not_touch_each_other() {
         for precision in [Precision::Exact, Precision::Int8] {
             let options = EngineOptions { threads: 2, precision, kernel: None };
             let model = Arc::new(Model::load(&source, &options).unwrap());
-            let mut together = Sessions::new(&model, 3, 60, KvType::F32).unwrap();
+            let mut together = Sessions::new(&model, 3, CONTEXT, KvType::F32).unwrap();
             // Text 2 begins late; when text 1 is over the last one takes its place.
             let mut turns: Vec<(usize, usize)> = vec![(0, 0), (1, 1)];
             let mut found = vec![Vec::new(); texts.len()];
@@ -392,12 +399,14 @@ mod reference {
 
     fn turn(rope: &Rope, position: usize, head: &mut [f64]) {
         for i in 0..rope.dims / 2 {
-            let factor = rope.freq_factors.get(i).map_or(1.0, |f| f64::from(*f));
+            let long = rope.long.as_ref().filter(|long| long.trained < super::CONTEXT);
+            let factors = long.map_or(&rope.freq_factors, |long| &long.freq_factors);
+            let factor = factors.get(i).map_or(1.0, |f| f64::from(*f));
             let angle = position as f64 * f64::from(rope.base).powf(-2.0 * i as f64 / rope.dims as f64) / factor;
             let (a, b) = (i, i + rope.dims / 2);
             let (x, y) = (head[a], head[b]);
-            head[a] = x * angle.cos() - y * angle.sin();
-            head[b] = x * angle.sin() + y * angle.cos();
+            head[a] = (x * angle.cos() - y * angle.sin()) * f64::from(rope.attn_scale);
+            head[b] = (x * angle.sin() + y * angle.cos()) * f64::from(rope.attn_scale);
         }
     }
 

@@ -10,7 +10,7 @@ use sparse_run::{
     Special, generate,
 };
 use spm::synthetic::{SyntheticModel, padded_vocabulary};
-use spm::{Config, Encoding, LayerKind, LayerRope, SparseModel, TokenType};
+use spm::{Config, Encoding, LayerKind, LayerRope, LongRope, SparseModel, TokenType};
 
 const PROMPT: &str = "def fibonacci(n):\n    ";
 
@@ -18,6 +18,7 @@ fn write(folder: &Path, window: Option<usize>, seed: u64) -> std::path::PathBuf 
     let mut config = Config::new(2, 64, 160, 4, 2);
     config.window = window;
     config.layers = vec![LayerKind { windowed: window.is_some(), rope: LayerRope::Main }; 2];
+    config.rope.long = Some(LongRope { trained: 1000, freq_factors: vec![4.0; 8] });
     let mut vocabulary = padded_vocabulary(263);
     for text in ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"] {
         vocabulary.tokens.push(text.into());
@@ -166,6 +167,7 @@ fn a_state_is_of_its_model_alone_and_fits() {
     assert!(refused(session(&one, 4, 64)).contains("5 tokens do not fit in a context of 4"));
     let singles = SessionOptions { context: 64, kv: KvType::F32, ..SessionOptions::default() };
     assert!(refused(Session::new(&one, &singles).unwrap()).contains("in another type"));
+    assert!(refused(session(&one, 1001, 64)).contains("room for longer texts"));
     let newer = |version: u8| {
         let mut state = state.clone();
         state[8] = version;

@@ -191,7 +191,8 @@ fn fused_tensors_are_split() {
     let more = json!({"rope_scaling": scaling, "original_max_position_embeddings": 16, "sliding_window": 5});
     let model = open(&config("phi3", more), &w);
     let c = model.config();
-    assert_eq!((c.context_len, c.window_of(1), &c.rope.freq_factors[..]), (16, Some(5), &[1.0, 2.0][..]));
+    assert_eq!((c.context_len, c.window_of(1), &c.rope.freq_factors[..]), (64, Some(5), &[1.0, 2.0][..]));
+    assert_eq!((c.rope.freq_factors_for(16), c.rope.freq_factors_for(17)), (&[1.0, 2.0][..], &[3.0, 4.0][..]));
     let expected = (1.0 + 4f64.ln() / 16f64.ln()).sqrt();
     assert!((f64::from(c.rope.attn_scale) - expected).abs() < 1e-6);
     let qkv = w.get("model.layers.1.self_attn.qkv_proj.weight");

@@ -42,7 +42,7 @@ pub use infill::Infill;
 pub use mask::{Mask, row_bytes};
 pub use matrix::{Matrix, RowScales, ShapeError};
 pub use metadata::Provenance;
-pub use rope::{Llama3, Rope, RopeLayout, Yarn};
+pub use rope::{Llama3, LongRope, Rope, RopeLayout, Yarn};
 pub use shortlist::{Shortlist, needed_tokens};
 pub use tokenizer::{TokenType, TokenizerKind, Vocabulary};
 pub use writer::{SealedFile, SpmWriter, WriterOptions, folder_of};

@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::cursor::{Cursor, push_short_text};
 use crate::error::{Error, Fault};
 use crate::infill::Infill;
-use crate::rope::{Rope, RopeLayout};
+use crate::rope::{LongRope, Rope, RopeLayout};
 use crate::switches;
 
 /// Where a model came from: what a reader needs to make the same file again.
@@ -140,6 +140,10 @@ pub(crate) fn put_rope(prefix: &str, rope: &Rope, values: &mut Values) {
     put("layout", Value::Text(layout_name(rope.layout).into()));
     put("freq_factors", Value::F32s(rope.freq_factors.clone()));
     put("attn_scale", Value::F32(rope.attn_scale));
+    if let Some(long) = &rope.long {
+        put("long.trained", Value::U64(long.trained as u64));
+        put("long.freq_factors", Value::F32s(long.freq_factors.clone()));
+    }
 }
 
 /// Takes them out again.
@@ -152,7 +156,16 @@ pub(crate) fn take_rope(values: &mut Values, prefix: &str) -> Result<Rope, Fault
         layout: parse_layout(&layout, &take::<String>(values, &layout)?)?,
         freq_factors: take(values, &key("freq_factors"))?,
         attn_scale: take(values, &key("attn_scale"))?,
+        long: take_long(values, &key("long"))?,
     })
+}
+
+fn take_long(values: &mut Values, prefix: &str) -> Result<Option<LongRope>, Fault> {
+    if !values.keys().any(|key| key.starts_with(prefix)) {
+        return Ok(None);
+    }
+    let key = |name: &str| format!("{prefix}.{name}");
+    Ok(Some(LongRope { trained: take(values, &key("trained"))?, freq_factors: take(values, &key("freq_factors"))? }))
 }
 
 fn take_config(values: &mut Values) -> Result<Config, Fault> {

@@ -21,6 +21,18 @@ pub struct Rope {
     pub freq_factors: Vec<f32>,
     /// Factor on the rotated queries and keys (YaRN's `mscale`), 1 otherwise.
     pub attn_scale: f32,
+    /// Other divisors, for long texts.
+    pub long: Option<LongRope>,
+}
+
+/// LongRoPE (Ding et al. 2024): other divisors where a text may be longer than the model was trained for at first. They
+/// hold for all of its positions, or those before would be turned by other angles than those after.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LongRope {
+    /// As many positions have [`Rope::freq_factors`].
+    pub trained: usize,
+    /// In place of these, `dims / 2` of them.
+    pub freq_factors: Vec<f32>,
 }
 
 /// Which two dimensions of a head form a rotary pair.
@@ -61,7 +73,17 @@ pub struct Llama3 {
 impl Rope {
     /// Plain rotation of the leading `dims` dimensions.
     pub fn new(base: f32, dims: usize, layout: RopeLayout) -> Self {
-        Rope { base, dims, layout, freq_factors: Vec::new(), attn_scale: 1.0 }
+        Rope { base, dims, layout, freq_factors: Vec::new(), attn_scale: 1.0, long: None }
+    }
+
+    /// The divisors for a text that may have as many as `positions`; none at all if all are 1.
+    pub fn freq_factors_for(&self, positions: usize) -> &[f32] {
+        self.long_for(positions).map_or(&self.freq_factors, |long| &long.freq_factors)
+    }
+
+    /// The other divisors, if a text of as many as `positions` needs them.
+    pub fn long_for(&self, positions: usize) -> Option<&LongRope> {
+        self.long.as_ref().filter(|long| positions > long.trained)
     }
 
     /// Divides every frequency by `factor`.

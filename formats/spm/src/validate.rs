@@ -71,18 +71,28 @@ fn check_rope(rope: &Rope, head_dim: usize) -> Result<(), Error> {
     if !rope.dims.is_multiple_of(2) {
         return refuse("rope.dims", rope.dims.to_string(), "an even number");
     }
-    if !rope.freq_factors.is_empty() && rope.freq_factors.len() != rope.dims / 2 {
-        let expected = format!("rope.dims / 2 = {} entries", rope.dims / 2);
-        return refuse("rope.freq_factors", format!("{} entries", rope.freq_factors.len()), &expected);
+    if !rope.freq_factors.is_empty() {
+        check_factors("rope.freq_factors", &rope.freq_factors, rope.dims)?;
     }
-    if !rope.freq_factors.iter().all(|&f| is_positive(f)) {
-        return refuse("rope.freq_factors", "a factor that is not".into(), "finite and above zero");
+    if let Some(long) = &rope.long {
+        within("rope.long.trained", long.trained, limits::CONTEXT)?;
+        check_factors("rope.long.freq_factors", &long.freq_factors, rope.dims)?;
     }
     if !is_positive(rope.base) {
         return refuse("rope.base", rope.base.to_string(), "a finite number above zero");
     }
     if !is_positive(rope.attn_scale) {
         return refuse("rope.attn_scale", rope.attn_scale.to_string(), "a finite number above zero");
+    }
+    Ok(())
+}
+
+fn check_factors(key: &'static str, factors: &[f32], dims: usize) -> Result<(), Error> {
+    if factors.len() != dims / 2 {
+        return refuse(key, format!("{} entries", factors.len()), &format!("rope.dims / 2 = {} entries", dims / 2));
+    }
+    if !factors.iter().all(|&f| is_positive(f)) {
+        return refuse(key, "a factor that is not".into(), "finite and above zero");
     }
     Ok(())
 }

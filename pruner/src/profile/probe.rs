@@ -36,7 +36,7 @@ impl Probe {
     pub(super) fn new(source: &dyn Checkpoint, windows: &[Vec<u32>], threads: usize) -> Result<Self, Error> {
         let options = EngineOptions { threads, precision: Precision::Exact, kernel: None };
         let model = Model::load(&Compact(source), &options)?;
-        let (ws, cache) = (Workspace::new(model.engine()), KvCache::new(model.config(), LEN, KvType::F32)?);
+        let (ws, cache) = (Workspace::new(model.engine(), LEN), KvCache::new(model.config(), LEN, KvType::F32)?);
         let mut probe = Probe { model, ws, cache, io: LayerIo::default(), windows: Vec::new() };
         for ids in windows {
             let ids = ids[..ids.len().min(LEN)].to_vec();

@@ -12,9 +12,5 @@ pub(super) const FAMILY: Family =
 fn config(source: &Source) -> Result<Config, Error> {
     let mut config = decoder(source, RopeLayout::Halves)?;
     window(source, &mut config, |_| true)?;
-    if source.tensor(super::rope::SHORT).is_some() {
-        let trained = source.count("rope.scaling.original_context_length")?.unwrap_or(config.context_len);
-        config.context_len = config.context_len.min(trained);
-    }
     Ok(config)
 }

@@ -1,10 +1,9 @@
 //! Rotary scaling as llama.cpp applies it, folded into one divisor a frequency and one factor.
 //!
 //! Linear divides every frequency alike; Llama 3 brings its divisors as a tensor; YaRN blends from one to the
-//! other by frequency. LongRoPE has divisors for short and for long texts, each a tensor; a model has one set here, the
-//! short ones, and so no more than the context that these were trained for.
+//! other by frequency. LongRoPE has divisors for short and for long texts, each a tensor.
 
-use spm::{Config, Rope, RopeLayout, Yarn};
+use spm::{Config, LongRope, Rope, RopeLayout, Yarn};
 
 use super::Source;
 use crate::error::Error;
@@ -22,6 +21,8 @@ pub(super) fn resolve(source: &Source, config: &Config, layout: RopeLayout) -> R
     if let Some(factors) = source.values(SHORT, spm::limits::WIDTH)? {
         rope.freq_factors = factors;
         rope.attn_scale = source.f32("rope.scaling.attn_factor")?.unwrap_or(1.0);
+        let trained = source.count("rope.scaling.original_context_length")?.unwrap_or(config.context_len);
+        rope.long = source.values(LONG, spm::limits::WIDTH)?.map(|freq_factors| LongRope { trained, freq_factors });
         return Ok(rope);
     }
     rope.freq_factors = source.values(FACTORS, spm::limits::WIDTH)?.unwrap_or_default();

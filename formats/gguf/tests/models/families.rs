@@ -238,7 +238,7 @@ fn all(model: &GgufModel, name: &str) -> Vec<f32> {
 }
 
 #[test]
-fn phi3_is_split_and_short() {
+fn phi3_is_split_and_has_divisors_for_long_texts() {
     let layers: [(&str, &[usize]); 6] = [
         ("attn_norm.weight", &[64]),
         ("ffn_norm.weight", &[64]),
@@ -252,9 +252,10 @@ fn phi3_is_split_and_short() {
         w.u32("phi3.rope.scaling.original_context_length", 32).f32("phi3.rope.scaling.attn_factor", 1.25);
     });
     let c = model.config();
-    assert_eq!((c.context_len, c.rope.attn_scale, c.rope.freq_factors.len()), (32, 1.25, 8));
-    // The short factors are the fourth tensor.
-    assert_eq!(c.rope.freq_factors[0], 3.0);
+    assert_eq!((c.context_len, c.rope.attn_scale), (128, 1.25));
+    // A tensor's values count from its place among all.
+    let [short, long] = [3u8, 2].map(|place| (place..place + 8).map(f32::from).collect::<Vec<f32>>());
+    assert_eq!((c.rope.freq_factors_for(32), c.rope.freq_factors_for(33)), (&short[..], &long[..]));
     let (gate, up) = (all(&model, "blk.2.ffn_gate.weight"), all(&model, "blk.2.ffn_up.weight"));
     assert_eq!((gate.len(), up.len(), up[0] - gate[0]), (96 * 64, 96 * 64, 96.0 * 64.0));
 }

@@ -1,10 +1,9 @@
 //! Rotary scaling as transformers applies it, folded into one divisor a frequency and one factor.
 //!
 //! Newer files have `rope_parameters` with the base in it, older ones `rope_scaling` and `rope_theta`. Dynamic scaling begins
-//! past the trained context, which is where ours ends. LongRoPE has frequencies for short and for long texts; a model has
-//! one set here, the short ones, and so no more than the context that these were trained for.
+//! past the trained context, which is where ours ends. LongRoPE has divisors for short and for long texts.
 
-use spm::{Config, Llama3, Rope, RopeLayout, Yarn};
+use spm::{Config, Llama3, LongRope, Rope, RopeLayout, Yarn};
 
 use crate::error::{Error, shown};
 use crate::json::Json;
@@ -100,13 +99,12 @@ fn scale_yarn(json: Json, parameters: Json, config: &mut Config) -> Result<(), E
 }
 
 fn scale_long(json: Json, parameters: Json, config: &mut Config) -> Result<(), Error> {
-    const KEY: &str = "short_factor";
-    let factors = parameters.floats(KEY)?.ok_or_else(|| parameters.missing(KEY))?;
+    let factors = |key: &str| parameters.floats(key)?.ok_or_else(|| parameters.missing(key));
     let trained = trained(json, parameters)?.unwrap_or(config.context_len);
     let longer = config.context_len as f32 / trained as f32;
     let by_length = if longer > 1.0 { (1.0 + longer.ln() / (trained as f32).ln()).sqrt() } else { 1.0 };
     config.rope.attn_scale = parameters.f32("attention_factor")?.unwrap_or(by_length);
-    config.rope.freq_factors = factors;
-    config.context_len = config.context_len.min(trained);
+    config.rope.freq_factors = factors("short_factor")?;
+    config.rope.long = Some(LongRope { trained, freq_factors: factors("long_factor")? });
     Ok(())
 }
