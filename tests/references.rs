@@ -168,7 +168,7 @@ fn stories_are_told_as_upstream_tells_them() {
 fn texts_become_the_tokens_that_their_models_were_trained_on() {
     let Some(data) = folder("SPM_TEST_DATA") else { return };
     let folder = data.join("tokenizer-cases/public");
-    for name in ["gpt-2", "starcoder", "qwen2", "llama-bpe", "deepseek-coder", "llama-spm", "phi-3"] {
+    for name in ["gpt-2", "starcoder", "qwen2", "llama-bpe", "deepseek-coder", "llama-spm", "phi-3", "gemma-4"] {
         let path = folder.join(format!("ggml-vocab-{name}.gguf"));
         let tokenizer = Tokenizer::new(&gguf::read_vocabulary(&path).unwrap().unwrap()).unwrap();
         let inputs = fs::read_to_string(path.with_extension("gguf.inp")).unwrap();

@@ -174,7 +174,7 @@ fn compare(name: &str, v: &Vocabulary, reference: &Reference, lines: &[String]) 
 /// GGUF files with a vocabulary of a kind that is run.
 fn vocabularies(data: &Path) -> Vec<PathBuf> {
     let cases = data.join("tokenizer-cases/public");
-    let names = ["gpt-2", "starcoder", "qwen2", "llama-bpe", "deepseek-coder", "llama-spm", "phi-3"];
+    let names = ["gpt-2", "starcoder", "qwen2", "llama-bpe", "deepseek-coder", "llama-spm", "phi-3", "gemma-4"];
     let mut all: Vec<PathBuf> = names.iter().map(|name| cases.join(format!("ggml-vocab-{name}.gguf"))).collect();
     let models = std::env::var_os("SPM_TEST_MODELS").map(PathBuf::from);
     let models = models.into_iter().flat_map(|folder| fs::read_dir(folder).unwrap());

@@ -12,6 +12,8 @@ use crate::keys::Keys;
 use crate::reader::GgufFile;
 
 const MODEL: &str = "tokenizer.ggml.model";
+/// A model with merges where SentencePiece has scores.
+const GEMMA4: &str = "gemma4";
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const TYPES: &str = "tokenizer.ggml.token_type";
 const SCORES: &str = "tokenizer.ggml.scores";
@@ -20,13 +22,14 @@ const MERGES: &str = "tokenizer.ggml.merges";
 /// The vocabulary of a file; `None` if it says that it has none.
 pub(crate) fn read(file: &GgufFile) -> Result<Option<Vocabulary>, Error> {
     let keys = Keys::of(file);
-    let kind = match keys.text(MODEL)? {
+    let model = keys.text(MODEL)?;
+    let kind = match model {
         None | Some("none" | "no_vocab") => return Ok(None),
         Some("gpt2") => TokenizerKind::ByteLevelBpe,
-        Some("llama") => TokenizerKind::SentencePiece,
+        Some("llama" | GEMMA4) => TokenizerKind::SentencePiece,
         Some(other) => {
-            let problem = format!("is `{}`; known are gpt2 (byte-level BPE) and llama (SentencePiece)", shown(other));
-            return keys.refuse(MODEL, problem);
+            let known = "gpt2 (byte-level BPE), llama and gemma4 (SentencePiece)";
+            return keys.refuse(MODEL, format!("is `{}`; known are {known}", shown(other)));
         }
     };
     let tokens = read_tokens(keys)?;
@@ -40,7 +43,10 @@ pub(crate) fn read(file: &GgufFile) -> Result<Option<Vocabulary>, Error> {
             apply_pre(&mut vocabulary);
         }
         TokenizerKind::SentencePiece => {
-            vocabulary.scores = read_scores(keys, tokens.len())?;
+            vocabulary.scores = match model == Some(GEMMA4) {
+                true => spm::scores_of_merges(&tokens, &read_merges(keys, &ids)?, |text| ids.get(text).copied()),
+                false => read_scores(keys, tokens.len())?,
+            };
             check_bytes(keys, &tokens, &vocabulary.types)?;
         }
     }

@@ -44,5 +44,5 @@ pub use matrix::{Matrix, RowScales, ShapeError};
 pub use metadata::Provenance;
 pub use rope::{Llama3, LongRope, Rope, RopeLayout, Yarn};
 pub use shortlist::{Shortlist, needed_tokens};
-pub use tokenizer::{TokenType, TokenizerKind, Vocabulary};
+pub use tokenizer::{TokenType, TokenizerKind, Vocabulary, scores_of_merges};
 pub use writer::{SealedFile, SpmWriter, WriterOptions, folder_of};

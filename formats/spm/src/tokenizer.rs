@@ -82,3 +82,21 @@ impl TokenType {
         })
     }
 }
+
+/// Scores for SentencePiece where a file has merges, as ids of left and right part in order of rank: a token that is merged
+/// earlier has a higher one. `id` finds a token by its text.
+pub fn scores_of_merges(tokens: &[String], merges: &[(u32, u32)], id: impl Fn(&str) -> Option<u32>) -> Vec<f32> {
+    let mut scores = vec![-(merges.len() as f32) - 1.0; tokens.len()];
+    let text = |id: u32| tokens.get(id as usize).map_or("", String::as_str);
+    let mut merged = String::new();
+    // The first of several ranks is set last.
+    for (rank, (left, right)) in merges.iter().enumerate().rev() {
+        merged.clear();
+        merged.push_str(text(*left));
+        merged.push_str(text(*right));
+        if let Some(score) = id(&merged).and_then(|id| scores.get_mut(id as usize)) {
+            *score = -(rank as f32);
+        }
+    }
+    scores
+}

@@ -43,10 +43,12 @@ pub(crate) fn read(folder: &Path, config: Json, vocab_size: usize) -> Result<Opt
     let merges = merge_ids(model, &merges.ok_or_else(|| model.missing("merges"))?, &tokens.ids)?;
     let infill = Infill::by_text(&tokens.texts, |text| is_added(file, text));
     let is_sentencepiece = words.kind == TokenizerKind::SentencePiece;
+    let id = |text: &str| tokens.ids.get(text).copied();
+    let scores = if is_sentencepiece { spm::scores_of_merges(&tokens.texts, &merges, id) } else { Vec::new() };
     Ok(Some(Vocabulary {
         kind: words.kind,
         pre: words.pre,
-        scores: if is_sentencepiece { scores(&merges, &tokens) } else { Vec::new() },
+        scores,
         merges: if is_sentencepiece { Vec::new() } else { merges },
         types: tokens.types,
         tokens: tokens.texts,
@@ -154,20 +156,4 @@ fn merge_ids(model: Json, merges: &[(String, String)], ids: &HashMap<String, u32
         }
     }
     Ok(all)
-}
-
-/// SentencePiece's scores as far as they matter: a token that is merged earlier has a higher one.
-fn scores(merges: &[(u32, u32)], tokens: &Tokens) -> Vec<f32> {
-    let n = tokens.texts.len();
-    let mut scores = vec![-(merges.len() as f32) - 1.0; n];
-    let mut merged = String::new();
-    for (rank, (left, right)) in merges.iter().enumerate().rev() {
-        merged.clear();
-        merged.push_str(&tokens.texts[*left as usize]);
-        merged.push_str(&tokens.texts[*right as usize]);
-        if let Some(id) = tokens.ids.get(&merged) {
-            scores[*id as usize] = -(rank as f32);
-        }
-    }
-    scores
 }
