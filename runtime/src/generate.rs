@@ -10,7 +10,7 @@ use crate::text::{PieceDecoder, StopStrings};
 use crate::tokenizer::Tokenizer;
 
 /// Prompt tokens between two chances to cancel.
-pub(crate) const PROMPT_STEP: usize = 64;
+pub const PROMPT_STEP: usize = 64;
 
 /// What to generate.
 #[derive(Clone, Debug)]
@@ -151,7 +151,7 @@ fn write(
 }
 
 /// Writes a text, a token a step, after a prompt that was fed.
-pub(crate) struct Writer {
+pub struct Writer {
     sampler: Sampler,
     text: Text,
     max_tokens: usize,
@@ -164,13 +164,16 @@ pub(crate) struct Writer {
 }
 
 /// What a step added to the text: perhaps nothing.
-pub(crate) enum Step {
+pub enum Step {
+    /// And it goes on.
     More(String),
+    /// And it ends.
     Last(String, Finish),
 }
 
 impl Writer {
-    pub(crate) fn new(options: &GenerateOptions) -> Self {
+    /// Nothing written yet.
+    pub fn new(options: &GenerateOptions) -> Self {
         Writer {
             sampler: Sampler::new(&options.sampler),
             text: Text::new(&options.stop),
@@ -182,12 +185,12 @@ impl Writer {
     }
 
     /// Remembers tokens of the prompt.
-    pub(crate) fn accept(&mut self, tokens: &[u32]) {
+    pub fn accept(&mut self, tokens: &[u32]) {
         tokens.iter().for_each(|&token| self.sampler.accept(token));
     }
 
     /// Chooses a token, having fed the one before. After the last step there must be none.
-    pub(crate) fn step(&mut self, session: &mut Session, tokenizer: &Tokenizer) -> Result<Step, Error> {
+    pub fn step(&mut self, session: &mut Session, tokenizer: &Tokenizer) -> Result<Step, Error> {
         if self.tokens >= self.max_tokens {
             return Ok(self.finish(Finish::Length));
         }

@@ -60,7 +60,7 @@ impl Model {
     }
 
     /// What a model that was opened from a file was opened from.
-    pub(crate) fn source(&self) -> Result<&Source, Error> {
+    pub fn source(&self) -> Result<&Source, Error> {
         self.source.as_ref().ok_or(Error::NoVocabulary)
     }
 

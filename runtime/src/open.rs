@@ -11,11 +11,13 @@ use crate::model::Model;
 use crate::tokenizer::Tokenizer;
 
 /// What a model keeps of the file that it was opened from, beside the weights.
-pub(crate) struct Source {
-    pub(crate) tokenizer: Tokenizer,
+pub struct Source {
+    /// Of the file's vocabulary.
+    pub tokenizer: Tokenizer,
     /// BLAKE3 of the file's contents in hexadecimal.
-    pub(crate) identity: String,
-    pub(crate) file_len: u64,
+    pub identity: String,
+    /// Bytes of the file.
+    pub file_len: u64,
 }
 
 impl Model {

@@ -70,14 +70,14 @@ impl Sampler {
     }
 
     /// Remembers the last of `text` and nothing else.
-    pub(crate) fn remember(&mut self, text: &[u32]) {
+    pub fn remember(&mut self, text: &[u32]) {
         self.recent.clear();
         let last = text.len().saturating_sub(self.options.repeat_last_n);
         text[last..].iter().for_each(|&token| self.accept(token));
     }
 
     /// How it chooses.
-    pub(crate) fn options(&self) -> &SamplerOptions {
+    pub fn options(&self) -> &SamplerOptions {
         &self.options
     }
 

@@ -212,7 +212,7 @@ impl Session {
     }
 
     /// Refuses what is no token.
-    pub(crate) fn check_tokens(&self, tokens: &[u32]) -> Result<(), Error> {
+    pub fn check_tokens(&self, tokens: &[u32]) -> Result<(), Error> {
         let vocab_size = self.model.config().vocab_size;
         match tokens.iter().find(|&&t| t as usize >= vocab_size) {
             Some(&token) => Err(Error::Token { token, vocab_size }),

@@ -3,9 +3,9 @@
 use std::ffi::{c_char, c_void};
 use std::path::Path;
 
-use super::pointers;
-use super::session::{SprSession, locked};
-use super::status::{SprStatus, guarded};
+use crate::pointers;
+use crate::session::{SprSession, locked};
+use crate::status::{SprStatus, guarded};
 
 /// Writes the session's state (text, keys, values, logits) to `buffer`, which has room for `capacity` bytes, and its
 /// size to `*size`. With NULL and 0 only the size is written.

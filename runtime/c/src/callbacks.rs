@@ -19,13 +19,13 @@ pub type SprAbortCallback = Option<unsafe extern "C" fn(user_data: *mut c_void) 
 
 /// Where sentences for the log go.
 #[derive(Clone, Copy)]
-pub(super) struct Log {
-    pub(super) callback: SprLogCallback,
-    pub(super) user_data: *mut c_void,
+pub(crate) struct Log {
+    pub(crate) callback: SprLogCallback,
+    pub(crate) user_data: *mut c_void,
 }
 
 impl Log {
-    pub(super) fn say(&self, text: impl FnOnce() -> String) {
+    pub(crate) fn say(&self, text: impl FnOnce() -> String) {
         let Some(callback) = self.callback else { return };
         let text = CString::new(text().replace('\0', " ")).unwrap_or_default();
         // SAFETY: the caller gave this function to be called with this pointer; the text outlives the call.
@@ -34,6 +34,6 @@ impl Log {
 }
 
 /// Whether to go on, by a callback that returns 1 for it.
-pub(super) fn go_on(answer: c_int) -> ControlFlow<()> {
+pub(crate) fn go_on(answer: c_int) -> ControlFlow<()> {
     if answer == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }

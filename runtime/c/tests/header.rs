@@ -7,7 +7,7 @@ fn made() -> String {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let config = cbindgen::Config::from_file(here.join("cbindgen.toml")).unwrap();
     let files = ["version", "status", "callbacks", "options", "model", "session", "generate", "tokens", "state"];
-    let sources = files.map(|file| here.join(format!("src/ffi/{file}.rs")));
+    let sources = files.map(|file| here.join(format!("src/{file}.rs")));
     let builder = sources.into_iter().fold(cbindgen::Builder::new().with_config(config), cbindgen::Builder::with_src);
     let mut header = Vec::new();
     builder.generate().unwrap().write(&mut header);
@@ -17,7 +17,7 @@ fn made() -> String {
 #[test]
 fn the_header_is_made_of_the_sources() {
     let made = made();
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("include/sparse_run.h");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../include/sparse_run.h");
     if std::fs::read_to_string(&path).is_ok_and(|committed| committed == made) {
         return;
     }

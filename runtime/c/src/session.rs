@@ -5,15 +5,15 @@ use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, TryLockError};
 
-use super::callbacks::{Log, SprAbortCallback};
-use super::model::SprModel;
-use super::options::{SprGenerateOptions, SprSessionOptions};
-use super::pointers::{self, Handle, Sized};
-use super::status::{Fault, SprStatus, guarded};
-use crate::error::Error;
-use crate::generate::PROMPT_STEP;
-use crate::sampler::Sampler;
-use crate::session::Session;
+use crate::callbacks::{Log, SprAbortCallback};
+use crate::model::SprModel;
+use crate::options::{SprGenerateOptions, SprSessionOptions};
+use crate::pointers::{self, Handle, Sized};
+use crate::status::{Fault, SprStatus, guarded};
+use runtime::Error;
+use runtime::PROMPT_STEP;
+use runtime::Sampler;
+use runtime::Session;
 
 /// A text that a model reads and writes. Calls on one session must not overlap; calls on several may, on as many threads.
 pub struct SprSession {
@@ -22,22 +22,22 @@ pub struct SprSession {
 
 /// What calls on a session work on, one at a time.
 pub struct Inner {
-    pub(super) session: Session,
-    pub(super) log: Log,
+    pub(crate) session: Session,
+    pub(crate) log: Log,
     /// Whether the text was cut, so that the logits are of one that is no more.
-    pub(super) is_cut: bool,
+    pub(crate) is_cut: bool,
     abort: Abort,
     sampler: Option<Sampler>,
 }
 
 #[derive(Clone, Copy)]
-pub(super) struct Abort {
+pub(crate) struct Abort {
     callback: SprAbortCallback,
     user_data: *mut c_void,
 }
 
 impl Abort {
-    pub(super) fn asked(self) -> ControlFlow<()> {
+    pub(crate) fn asked(self) -> ControlFlow<()> {
         // SAFETY: the caller gave this function to be called with this pointer.
         match self.callback.is_some_and(|abort| unsafe { abort(self.user_data) } != 0) {
             true => ControlFlow::Break(()),
@@ -229,11 +229,11 @@ pub unsafe extern "C" fn spr_session_reset(session: *mut SprSession) -> SprStatu
 }
 
 impl Inner {
-    pub(super) fn abort(&self) -> Abort {
+    pub(crate) fn abort(&self) -> Abort {
         self.abort
     }
 
-    pub(super) fn aborted(&self) -> Fault {
+    pub(crate) fn aborted(&self) -> Fault {
         Fault(
             SprStatus::SPR_CANCELLED,
             format!("the abort callback asked to stop at token {}", self.session.position()),
@@ -241,7 +241,7 @@ impl Inner {
     }
 
     /// The session, if its logits are those after its text.
-    pub(super) fn has_read(&self) -> Result<&Session, Fault> {
+    pub(crate) fn has_read(&self) -> Result<&Session, Fault> {
         match self.session.position() {
             0 => Err(Fault::invalid("the session has read nothing yet; call spr_eval first")),
             _ if self.is_cut => Err(Fault::invalid("the session's text was cut; call spr_eval to read on first")),
@@ -254,7 +254,7 @@ impl Inner {
 ///
 /// # Safety
 /// `session` is null or from this library and not freed.
-pub(super) unsafe fn locked<'a>(session: *const SprSession) -> Result<MutexGuard<'a, Inner>, Fault> {
+pub(crate) unsafe fn locked<'a>(session: *const SprSession) -> Result<MutexGuard<'a, Inner>, Fault> {
     // SAFETY: the caller's promise.
     let session = unsafe { pointers::handle(session) }?;
     session.try_lock().map_err(|error| match error {

@@ -5,7 +5,7 @@ use std::ffi::{CStr, CString, c_char};
 use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
-use crate::error::Error;
+use runtime::Error;
 
 /// What a function returns; `spr_last_error` has the sentence.
 #[repr(C)]
@@ -60,10 +60,10 @@ pub extern "C" fn spr_status_text(status: u32) -> *const c_char {
 
 /// A failure on its way to C.
 #[derive(Debug)]
-pub(super) struct Fault(pub(super) SprStatus, pub(super) String);
+pub(crate) struct Fault(pub(crate) SprStatus, pub(crate) String);
 
 impl Fault {
-    pub(super) fn invalid(message: impl Into<String>) -> Self {
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
         Fault(SPR_INVALID_ARGUMENT, message.into())
     }
 }
@@ -92,7 +92,7 @@ thread_local! {
 }
 
 /// Runs a function's body; errors and panics become a status and a sentence.
-pub(super) fn guarded(body: impl FnOnce() -> Result<(), Fault>) -> SprStatus {
+pub(crate) fn guarded(body: impl FnOnce() -> Result<(), Fault>) -> SprStatus {
     keep_panics_quiet();
     DEPTH.set(DEPTH.get() + 1);
     let result = catch_unwind(AssertUnwindSafe(body));

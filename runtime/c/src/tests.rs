@@ -1,6 +1,6 @@
 //! What cannot be seen from outside: panics.
 
-use super::status::{Fault, SprStatus, guarded, spr_last_error};
+use crate::status::{Fault, SprStatus, guarded, spr_last_error};
 
 fn last_error() -> String {
     // SAFETY: the library's own text, valid until the next call.

@@ -4,14 +4,14 @@ use std::ffi::{c_char, c_void};
 
 use spm::Load;
 
-use super::callbacks::{SprAbortCallback, SprLogCallback, SprProgressCallback};
-use super::pointers::{self, Sized};
-use super::status::Fault;
-use crate::engine::EngineOptions;
-use crate::generate::GenerateOptions;
-use crate::kv_cache::KvType;
-use crate::sampler::SamplerOptions;
-use crate::session::SessionOptions;
+use crate::callbacks::{SprAbortCallback, SprLogCallback, SprProgressCallback};
+use crate::pointers::{self, Sized};
+use crate::status::Fault;
+use runtime::EngineOptions;
+use runtime::GenerateOptions;
+use runtime::KvType;
+use runtime::SamplerOptions;
+use runtime::SessionOptions;
 
 /// Weights of a file stay in the file's own pages, those of memory are copied.
 pub const SPR_LOAD_AUTO: u32 = 0;
@@ -146,7 +146,7 @@ unsafe impl Sized for SprGenerateOptions {
 }
 
 impl SprLoadOptions {
-    pub(super) fn engine(&self) -> Result<EngineOptions, Fault> {
+    pub(crate) fn engine(&self) -> Result<EngineOptions, Fault> {
         const MOST: u32 = 1024;
         let threads = match self.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -157,7 +157,7 @@ impl SprLoadOptions {
     }
 
     /// How a file is loaded.
-    pub(super) fn of_file(&self) -> Result<Load, Fault> {
+    pub(crate) fn of_file(&self) -> Result<Load, Fault> {
         match self.load {
             SPR_LOAD_AUTO | SPR_LOAD_MAP => Ok(Load::Mmap),
             SPR_LOAD_COPY => Ok(Load::Arena),
@@ -166,14 +166,14 @@ impl SprLoadOptions {
     }
 
     /// Whether memory is used where it is.
-    pub(super) fn is_in_place(&self) -> Result<bool, Fault> {
+    pub(crate) fn is_in_place(&self) -> Result<bool, Fault> {
         self.of_file()?;
         Ok(self.load == SPR_LOAD_MAP)
     }
 }
 
 impl SprSessionOptions {
-    pub(super) fn session(&self) -> Result<SessionOptions, Fault> {
+    pub(crate) fn session(&self) -> Result<SessionOptions, Fault> {
         let kv = match self.kv {
             SPR_KV_F16 => KvType::F16,
             SPR_KV_F32 => KvType::F32,
@@ -185,11 +185,11 @@ impl SprSessionOptions {
 }
 
 impl SprGenerateOptions {
-    pub(super) fn has(&self, flag: u32) -> bool {
+    pub(crate) fn has(&self, flag: u32) -> bool {
         self.flags & flag != 0
     }
 
-    pub(super) fn sampler(&self) -> Result<SamplerOptions, Fault> {
+    pub(crate) fn sampler(&self) -> Result<SamplerOptions, Fault> {
         let known = SPR_GENERATE_CONTINUE | SPR_GENERATE_SPECIAL;
         if self.flags & !known != 0 {
             return Err(Fault::invalid(format!("flags are {}, expected at most {known}", self.flags)));
@@ -207,7 +207,7 @@ impl SprGenerateOptions {
 
     /// # Safety
     /// `stop` is null or points to `stop_count` zero-terminated strings.
-    pub(super) unsafe fn generate(&self) -> Result<GenerateOptions, Fault> {
+    pub(crate) unsafe fn generate(&self) -> Result<GenerateOptions, Fault> {
         let count = if self.stop.is_null() { 0 } else { self.stop_count };
         // SAFETY: the caller's promise.
         let stop = unsafe { pointers::slice(self.stop, count, "stop") }?.iter();

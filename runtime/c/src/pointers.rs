@@ -2,11 +2,11 @@
 
 use std::ffi::{CStr, c_char};
 
-use super::status::{Fault, SprStatus};
+use crate::status::{Fault, SprStatus};
 
 /// # Safety
 /// `text` is null or a zero-terminated string that outlives the result.
-pub(super) unsafe fn text<'a>(text: *const c_char, what: &str) -> Result<&'a str, Fault> {
+pub(crate) unsafe fn text<'a>(text: *const c_char, what: &str) -> Result<&'a str, Fault> {
     if text.is_null() {
         return Err(null(what));
     }
@@ -17,7 +17,7 @@ pub(super) unsafe fn text<'a>(text: *const c_char, what: &str) -> Result<&'a str
 
 /// # Safety
 /// `data` is null, or has `len` readable values that outlive the result.
-pub(super) unsafe fn slice<'a, T>(data: *const T, len: usize, what: &str) -> Result<&'a [T], Fault> {
+pub(crate) unsafe fn slice<'a, T>(data: *const T, len: usize, what: &str) -> Result<&'a [T], Fault> {
     if len == 0 {
         return Ok(&[]);
     }
@@ -35,7 +35,7 @@ pub(super) unsafe fn slice<'a, T>(data: *const T, len: usize, what: &str) -> Res
 ///
 /// # Safety
 /// `data` is null, or has `len` readable bytes that outlive the result.
-pub(super) unsafe fn text_of<'a>(data: *const c_char, len: usize, what: &str) -> Result<&'a str, Fault> {
+pub(crate) unsafe fn text_of<'a>(data: *const c_char, len: usize, what: &str) -> Result<&'a str, Fault> {
     // SAFETY: the caller's promise.
     let bytes = unsafe { slice(data.cast::<u8>(), len, what) }?;
     std::str::from_utf8(bytes).map_err(|_| not_utf8(what))
@@ -45,7 +45,7 @@ pub(super) unsafe fn text_of<'a>(data: *const c_char, len: usize, what: &str) ->
 ///
 /// # Safety
 /// `to` is null or writable.
-pub(super) unsafe fn write<T>(to: *mut T, value: T, what: &str) -> Result<(), Fault> {
+pub(crate) unsafe fn write<T>(to: *mut T, value: T, what: &str) -> Result<(), Fault> {
     if to.is_null() || !to.is_aligned() {
         return Err(null(what));
     }
@@ -59,7 +59,7 @@ pub(super) unsafe fn write<T>(to: *mut T, value: T, what: &str) -> Result<(), Fa
 ///
 /// # Safety
 /// `count` is null or writable; `buffer` is null, or has room for `capacity` values.
-pub(super) unsafe fn give<T: Copy>(
+pub(crate) unsafe fn give<T: Copy>(
     found: &[T],
     buffer: *mut T,
     capacity: usize,
@@ -87,7 +87,7 @@ pub(super) unsafe fn give<T: Copy>(
 ///
 /// # Safety
 /// `repr(C)`, the first field a `usize`, and any bytes are a value.
-pub(super) unsafe trait Sized: Copy {
+pub(crate) unsafe trait Sized: Copy {
     fn defaults() -> Self;
 }
 
@@ -95,7 +95,7 @@ pub(super) unsafe trait Sized: Copy {
 ///
 /// # Safety
 /// `options` is null, or begins with a `usize` saying how many bytes there are, and has them.
-pub(super) unsafe fn sized<T: Sized>(options: *const T) -> Result<T, Fault> {
+pub(crate) unsafe fn sized<T: Sized>(options: *const T) -> Result<T, Fault> {
     let mut result = T::defaults();
     if !options.is_null() {
         // SAFETY: the caller's promise.
@@ -110,7 +110,7 @@ pub(super) unsafe fn sized<T: Sized>(options: *const T) -> Result<T, Fault> {
 ///
 /// # Safety
 /// `to` is null, or begins with a `usize` saying how many bytes there are, and has them, writable.
-pub(super) unsafe fn write_sized<T: Sized>(to: *mut T, value: &T) -> Result<(), Fault> {
+pub(crate) unsafe fn write_sized<T: Sized>(to: *mut T, value: &T) -> Result<(), Fault> {
     if to.is_null() {
         return Err(null("info"));
     }
@@ -137,7 +137,7 @@ unsafe fn known_size<T>(options: *const T) -> Result<usize, Fault> {
 }
 
 /// A type that C has pointers to and knows nothing of. They point to a [`Tagged`] value.
-pub(super) trait Handle {
+pub(crate) trait Handle {
     type Value;
     const TAG: u64;
     const NAME: &'static str;
@@ -151,13 +151,13 @@ struct Tagged<T> {
 }
 
 /// Makes a handle of a value, which [`take_back`] takes back.
-pub(super) fn give_away<H: Handle>(value: H::Value) -> *mut H {
+pub(crate) fn give_away<H: Handle>(value: H::Value) -> *mut H {
     Box::into_raw(Box::new(Tagged { tag: H::TAG, value })).cast()
 }
 
 /// # Safety
 /// `handle` is null or from this library and not freed.
-pub(super) unsafe fn handle<'a, H: Handle>(handle: *const H) -> Result<&'a H::Value, Fault> {
+pub(crate) unsafe fn handle<'a, H: Handle>(handle: *const H) -> Result<&'a H::Value, Fault> {
     let tagged = handle.cast::<Tagged<H::Value>>();
     if tagged.is_null() {
         return Err(null(H::NAME));
@@ -174,7 +174,7 @@ pub(super) unsafe fn handle<'a, H: Handle>(handle: *const H) -> Result<&'a H::Va
 ///
 /// # Safety
 /// As [`handle()`], and no call that uses it is running.
-pub(super) unsafe fn take_back<H: Handle>(given: *mut H) -> Option<H::Value> {
+pub(crate) unsafe fn take_back<H: Handle>(given: *mut H) -> Option<H::Value> {
     // SAFETY: the caller's promise.
     unsafe { handle(given.cast_const()) }.ok()?;
     let tagged = given.cast::<Tagged<H::Value>>();
@@ -185,7 +185,7 @@ pub(super) unsafe fn take_back<H: Handle>(given: *mut H) -> Option<H::Value> {
     Some(tagged.value)
 }
 
-pub(super) fn null(what: &str) -> Fault {
+pub(crate) fn null(what: &str) -> Fault {
     Fault::invalid(format!("`{what}` is null"))
 }
 

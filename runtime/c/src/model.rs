@@ -9,14 +9,14 @@ use std::sync::Arc;
 
 use spm::{Bytes, Load, SparseModel};
 
-use super::callbacks::{Log, go_on};
-use super::options::{SprLoadOptions, SprSessionOptions};
-use super::pointers::{self, Handle, Sized};
-use super::status::{Fault, SprStatus, guarded};
-use crate::engine::EngineOptions;
-use crate::error::Error;
-use crate::memory::MemoryNeeded;
-use crate::model::Model;
+use crate::callbacks::{Log, go_on};
+use crate::options::{SprLoadOptions, SprSessionOptions};
+use crate::pointers::{self, Handle, Sized};
+use crate::status::{Fault, SprStatus, guarded};
+use runtime::EngineOptions;
+use runtime::Error;
+use runtime::MemoryNeeded;
+use runtime::Model;
 
 /// A loaded model: it does not change, and any number of sessions and threads may use it at once.
 pub struct SprModel {
@@ -25,8 +25,8 @@ pub struct SprModel {
 
 /// What a model's handle points to.
 pub struct Loaded {
-    pub(super) model: Arc<Model>,
-    pub(super) log: Log,
+    pub(crate) model: Arc<Model>,
+    pub(crate) log: Log,
     identity: CString,
 }
 
