@@ -23,7 +23,7 @@ fn windows(vocab_size: usize) -> Vec<Vec<u32>> {
 
 fn logits(model: &dyn Checkpoint) -> Vec<f32> {
     let ids = &windows(model.config().vocab_size)[3][..40];
-    let options = EngineOptions { threads: 1, precision: Precision::Exact, kernel: None };
+    let options = EngineOptions { threads: 1, precision: Precision::Exact, ..EngineOptions::default() };
     let model = Arc::new(Model::load(model, &options).unwrap());
     let mut session = Session::new(&model, &SessionOptions { context: 64, kv: KvType::F32, batch: 16 }).unwrap();
     let mut all = Vec::new();

@@ -25,7 +25,7 @@ fn folder(variable: &str) -> Option<PathBuf> {
 }
 
 fn load(file: &GgufModel, precision: Precision) -> Arc<Model> {
-    let options = EngineOptions { threads: 2, precision, kernel: None };
+    let options = EngineOptions { threads: 2, precision, ..EngineOptions::default() };
     Arc::new(Model::load(file, &options).unwrap())
 }
 
@@ -212,7 +212,7 @@ fn folders_of_all_families_give_the_logits_of_transformers() {
         let name = folder.file_name().unwrap().to_string_lossy().into_owned();
         let record: Value = serde_json::from_slice(&fs::read(folder.join("reference.json")).unwrap()).unwrap();
         let tokens = ids(&record["ids"]);
-        let options = EngineOptions { threads: 2, precision: Precision::Exact, kernel: None };
+        let options = EngineOptions { threads: 2, precision: Precision::Exact, ..EngineOptions::default() };
         let file = hf::open(&folder).unwrap();
         let tokenizer = Tokenizer::new(file.vocabulary().unwrap()).unwrap();
         assert_eq!(tokenizer.encode(record["text"].as_str().unwrap(), Special::AsText), tokens, "{name}");

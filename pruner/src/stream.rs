@@ -138,7 +138,7 @@ impl Stream {
         let c = source.config();
         let threads = threads.clamp(1, windows.len().max(1));
         // Threads take whole windows, so each engine runs on its caller's thread alone.
-        let options = EngineOptions { threads: 1, precision: Precision::Exact, kernel: None };
+        let options = EngineOptions { threads: 1, precision: Precision::Exact, ..EngineOptions::default() };
         let engine = Engine::new(c, &options)?;
         let lens: Vec<usize> = windows.iter().map(Vec::len).collect();
         let longest = lens.iter().copied().max().unwrap_or(0);

@@ -57,7 +57,7 @@ fn windows() -> Vec<Vec<u32>> {
 }
 
 fn logits(model: &dyn Checkpoint) -> Vec<f32> {
-    let options = EngineOptions { threads: 1, precision: Precision::Exact, kernel: None };
+    let options = EngineOptions { threads: 1, precision: Precision::Exact, ..EngineOptions::default() };
     let model = Arc::new(Model::load(model, &options).unwrap());
     let options = SessionOptions { context: 64, kv: KvType::F32, ..Default::default() };
     let mut session = Session::new(&model, &options).unwrap();

@@ -346,7 +346,7 @@ fn prune_to(path: &std::path::Path, source: &dyn Checkpoint, options: &PruneOpti
 
 /// Logits after every token, of all at once and of the last one alone.
 fn all_logits(from: &dyn Checkpoint, tokens: &[u32], threads: usize) -> Vec<Vec<f32>> {
-    let options = EngineOptions { threads, precision: Precision::Exact, kernel: None };
+    let options = EngineOptions { threads, precision: Precision::Exact, ..EngineOptions::default() };
     let model = Arc::new(Model::load(from, &options).unwrap());
     let options = SessionOptions { context: 64, kv: KvType::F32, ..Default::default() };
     let mut session = Session::new(&model, &options).unwrap();
@@ -358,7 +358,7 @@ fn all_logits(from: &dyn Checkpoint, tokens: &[u32], threads: usize) -> Vec<Vec<
 }
 
 fn logits(from: &dyn Checkpoint) -> Vec<f32> {
-    let options = EngineOptions { threads: 1, precision: Precision::Exact, kernel: None };
+    let options = EngineOptions { threads: 1, precision: Precision::Exact, ..EngineOptions::default() };
     let model = Arc::new(Model::load(from, &options).unwrap());
     let options = SessionOptions { context: 64, kv: KvType::F32, ..Default::default() };
     Session::new(&model, &options).unwrap().feed(&[5, 9, 200, 33, 7]).unwrap().to_vec()

@@ -3,7 +3,7 @@
 use spm::Config;
 
 use crate::error::Error;
-use crate::pool::Pool;
+use crate::pool::{Pool, Spawn, spawn};
 use crate::simd::{self, Kernels};
 
 /// How activations enter the products with integer-coded weights.
@@ -17,7 +17,7 @@ pub enum Precision {
 }
 
 /// How to run.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct EngineOptions {
     /// Threads of the engine's own pool; 0 counts as 1.
     pub threads: usize,
@@ -25,6 +25,14 @@ pub struct EngineOptions {
     pub precision: Precision,
     /// Kernels by name; the best of this machine if `None`.
     pub kernel: Option<String>,
+    /// How the pool's threads are begun.
+    pub spawn: Spawn,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        EngineOptions { threads: 0, precision: Precision::default(), kernel: None, spawn }
+    }
 }
 
 /// Shape, kernels, threads and precision, shared by everything that multiplies.
@@ -42,7 +50,7 @@ impl Engine {
         Ok(Engine {
             config: config.clone(),
             kernels: choose(options.kernel.as_deref())?,
-            pool: Pool::new(options.threads)?,
+            pool: Pool::new(options.threads, options.spawn)?,
             precision: options.precision,
         })
     }

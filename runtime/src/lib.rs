@@ -55,6 +55,7 @@ pub use memory::MemoryNeeded;
 pub use model::Model;
 pub use open::Source;
 pub use pieces::Pieces;
+pub use pool::{Join, Spawn, spawn};
 pub use sampler::{Sampler, SamplerOptions};
 pub use session::{Session, SessionOptions};
 pub use sessions::Sessions;

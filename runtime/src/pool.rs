@@ -8,12 +8,12 @@
 //! system ran something else, finds the job withdrawn and nobody waits for it.
 
 use std::any::Any;
-use std::hint;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
+use std::{hint, io};
 
 use crate::error::Error;
 
@@ -26,20 +26,33 @@ const LOOKS: usize = 300;
 /// behind them for longer.
 const CROWDED: Duration = Duration::from_micros(10);
 
+/// How threads are begun: given a name of at most 15 bytes and what to do, which does not panic, it returns how to wait for
+/// the end. [`spawn`] is Rust's; in C programs it must not abort where memory is refused.
+pub type Spawn = fn(&str, Box<dyn FnOnce() + Send>) -> io::Result<Join>;
+/// Waits for the end of a thread.
+pub type Join = Box<dyn FnOnce() + Send + Sync>;
+
 /// A fixed number of threads, the caller's own among them.
 pub(crate) struct Pool {
     shared: Arc<Shared>,
-    workers: Vec<JoinHandle<()>>,
+    workers: Vec<Join>,
+}
+
+/// A thread of Rust's library.
+pub fn spawn(name: &str, work: Box<dyn FnOnce() + Send>) -> io::Result<Join> {
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(work)?;
+    // A worker catches the panics of its jobs and has none of its own.
+    Ok(Box::new(move || drop(thread.join())))
 }
 
 impl Pool {
     /// A pool of `threads` threads (0 counts as 1); they end with it.
-    pub(crate) fn new(threads: usize) -> Result<Self, Error> {
+    pub(crate) fn new(threads: usize, spawn: Spawn) -> Result<Self, Error> {
         let threads = threads.max(1);
         let mut pool = Pool { shared: Arc::new(Shared::new()), workers: Vec::with_capacity(threads - 1) };
         for i in 1..threads {
             let shared = Arc::clone(&pool.shared);
-            let worker = thread::Builder::new().name(format!("spr-{i}")).spawn(move || shared.serve());
+            let worker = spawn(&format!("spr-{i}"), Box::new(move || shared.serve()));
             pool.workers.push(worker.map_err(|_| Error::Threads { threads })?);
         }
         Ok(pool)
@@ -71,8 +84,7 @@ impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.stop();
         for worker in self.workers.drain(..) {
-            // A worker catches the panics of its jobs and has none of its own.
-            let _ = worker.join();
+            worker();
         }
     }
 }
@@ -269,7 +281,7 @@ mod tests {
     #[test]
     fn every_item_once() {
         for threads in [0, 1, 2, 3, 8] {
-            let pool = Pool::new(threads).unwrap();
+            let pool = Pool::new(threads, spawn).unwrap();
             assert_eq!(pool.threads(), threads.max(1));
             (0..100).for_each(|n| check(&pool, n));
         }
@@ -277,14 +289,14 @@ mod tests {
 
     #[test]
     fn all_threads_work() {
-        let pool = Pool::new(3).unwrap();
+        let pool = Pool::new(3, spawn).unwrap();
         meet(&pool);
     }
 
     #[test]
     fn many_hand_overs() {
         for threads in [2, 5] {
-            let pool = Pool::new(threads).unwrap();
+            let pool = Pool::new(threads, spawn).unwrap();
             let mut counts = [0; 7];
             for _ in 0..10_000 {
                 pool.for_each(&mut counts, |_, count| *count += 1);
@@ -295,7 +307,7 @@ mod tests {
 
     #[test]
     fn sleepers_wake() {
-        let pool = Pool::new(3).unwrap();
+        let pool = Pool::new(3, spawn).unwrap();
         for _ in 0..5 {
             while pool.shared.lock().sleeping_workers < 2 {
                 thread::yield_now();
@@ -306,7 +318,7 @@ mod tests {
 
     #[test]
     fn a_sleeping_caller_wakes() {
-        let pool = Pool::new(2).unwrap();
+        let pool = Pool::new(2, spawn).unwrap();
         let meeting = Barrier::new(2);
         let caller = thread::current().id();
         pool.for_each(&mut [(); 2], |_, ()| {
@@ -319,7 +331,7 @@ mod tests {
 
     #[test]
     fn panics_are_the_callers() {
-        let pool = Pool::new(2).unwrap();
+        let pool = Pool::new(2, spawn).unwrap();
         let caller = thread::current().id();
         for on_caller in [true, false] {
             let meeting = Barrier::new(2);
@@ -338,7 +350,7 @@ mod tests {
 
     #[test]
     fn two_callers_at_once() {
-        let pool = Pool::new(2).unwrap();
+        let pool = Pool::new(2, spawn).unwrap();
         thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| (0..2_000).for_each(|i| check(&pool, i % 10)));
@@ -348,7 +360,7 @@ mod tests {
 
     #[test]
     fn calls_within_calls() {
-        let pool = Pool::new(3).unwrap();
+        let pool = Pool::new(3, spawn).unwrap();
         let mut items = [0; 5];
         pool.for_each(&mut items, |i, item| {
             let mut inner = [0; 4];
@@ -361,7 +373,7 @@ mod tests {
     #[test]
     fn threads_end_with_the_pool() {
         for wait in [Duration::ZERO, 4 * SPIN] {
-            let pool = Pool::new(4).unwrap();
+            let pool = Pool::new(4, spawn).unwrap();
             check(&pool, 8);
             let shared = Arc::clone(&pool.shared);
             thread::sleep(wait);

@@ -92,7 +92,7 @@ fn session(model: &Arc<Model>, batch: usize) -> Session {
 }
 
 fn load(model: &SyntheticModel, threads: usize) -> Arc<Model> {
-    let options = EngineOptions { threads, precision: Precision::Exact, kernel: None };
+    let options = EngineOptions { threads, precision: Precision::Exact, ..EngineOptions::default() };
     Arc::new(Model::load(model, &options).unwrap())
 }
 
@@ -141,7 +141,7 @@ fn texts_that_go_on_together_do_not_touch_each_other() {
     for (name, config) in families() {
         let source = SyntheticModel::new(config, 21);
         for precision in [Precision::Exact, Precision::Int8] {
-            let options = EngineOptions { threads: 2, precision, kernel: None };
+            let options = EngineOptions { threads: 2, precision, ..EngineOptions::default() };
             let model = Arc::new(Model::load(&source, &options).unwrap());
             let mut together = Sessions::new(&model, 3, CONTEXT, KvType::F32).unwrap();
             // Text 2 begins late; when text 1 is over the last one takes its place.

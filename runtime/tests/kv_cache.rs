@@ -15,7 +15,7 @@ fn model() -> Arc<Model> {
     config.window = Some(24);
     let layer = |windowed| LayerKind { windowed, rope: LayerRope::Main };
     config.layers = vec![layer(false), layer(true), layer(false), layer(true)];
-    let options = EngineOptions { threads: 2, precision: Precision::Exact, kernel: None };
+    let options = EngineOptions { threads: 2, precision: Precision::Exact, ..EngineOptions::default() };
     Arc::new(Model::load(&SyntheticModel::new(config, 31), &options).unwrap())
 }
 

@@ -37,7 +37,7 @@ fn the_headers_program_and_the_readmes_line_work() {
     assert_eq!(said, said_by_default(&model));
 }
 
-/// Two static libraries that each bring Rust's own along.
+/// Two static libraries that each bring Rust's own along: ours as it is installed.
 #[test]
 fn it_works_beside_another_rust_library() {
     let folder = tempfile::tempdir().unwrap();
@@ -56,8 +56,10 @@ fn it_works_beside_another_rust_library() {
     let rustc = std::env::var_os("RUSTC").unwrap_or("rustc".into());
     let in_folder = |command: &mut Command| succeed(command.current_dir(folder.path()));
     in_folder(Command::new(rustc).args(["--edition=2024", "--crate-type=staticlib", "-O", "other.rs"]));
+    let sparse = folder.path().join("libsparse_run.a");
+    succeed(Command::new(root().join("tools/one-object")).arg(library("libsparse_run.a")).arg(&sparse));
     for (name, order) in [("first", ["libother.a", "sparse"]), ("second", ["sparse", "libother.a"])] {
-        let place = |name: &str| if name == "sparse" { library("libsparse_run.a") } else { name.into() };
+        let place = |name: &str| if name == "sparse" { sparse.clone() } else { name.into() };
         let mut link = Command::new("gcc");
         link.args(["main.c", "-o", name, "-I"]).arg(root().join("runtime/include"));
         in_folder(link.args(order.map(place)).args(["-lpthread", "-ldl", "-lm"]));

@@ -29,18 +29,18 @@ fn library(name: &str) -> PathBuf {
 }
 
 /// A compiler for tests/c, and how it is called.
-struct Compiler {
+struct Compiler<'f> {
     name: &'static str,
-    flags: &'static [&'static str],
+    flags: &'f [&'f str],
 }
 
 const WARNINGS: [&str; 4] = ["-Wall", "-Wextra", "-pedantic", "-Werror"];
-const GCC: Compiler = Compiler { name: "gcc", flags: &["-std=c99"] };
-const CLANG: Compiler = Compiler { name: "clang", flags: &["-std=c99"] };
-const CPP: Compiler = Compiler { name: "g++", flags: &["-std=c++11", "-x", "c++"] };
-const ADDRESS_SANITIZER: Compiler = Compiler { name: "gcc", flags: &["-std=c99", "-g", "-fsanitize=address"] };
+const GCC: Compiler<'static> = Compiler { name: "gcc", flags: &["-std=c99"] };
+const CLANG: Compiler<'static> = Compiler { name: "clang", flags: &["-std=c99"] };
+const CPP: Compiler<'static> = Compiler { name: "g++", flags: &["-std=c++11", "-x", "c++"] };
+const ADDRESS_SANITIZER: Compiler<'static> = Compiler { name: "gcc", flags: &["-std=c99", "-g", "-fsanitize=address"] };
 
-impl Compiler {
+impl Compiler<'_> {
     /// Builds tests/c/`program`.c, linked with the static library.
     fn build(&self, program: &str, folder: &Path) -> PathBuf {
         let built = folder.join(format!("{program}-{}{}", self.name, self.flags.len()));

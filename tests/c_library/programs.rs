@@ -78,6 +78,22 @@ fn valgrind_finds_nothing() {
     check_all(&model, folder.path(), &build, &run);
 }
 
+/// Every one of them, alone and with all that follow: an error and nothing left, or the same text.
+#[test]
+fn memory_that_is_refused_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = write_model(folder.path());
+    let wrapped = ["malloc", "calloc", "realloc", "posix_memalign", "aligned_alloc", "free"];
+    let flags: Vec<String> = wrapped.iter().map(|name| format!("-Wl,--wrap={name}")).collect();
+    let mut flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    flags.push("-std=c99");
+    let program = Compiler { name: "gcc", flags: &flags }.build("refusals", folder.path());
+    let said = stdout_of(&program, &[&model]);
+    let (allocations, rest) = said.split_once(" and ").unwrap();
+    assert!(allocations.parse::<u32>().unwrap() > 300, "{said}");
+    assert!(rest.trim_end().ends_with(" errors, 0 failures"), "{said}");
+}
+
 #[test]
 fn loading_and_freeing_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();

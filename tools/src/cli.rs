@@ -68,6 +68,7 @@ impl RunArgs {
             threads: self.threads.map_or_else(process::default_threads, usize::from),
             precision: if self.exact { Precision::Exact } else { Precision::Int8 },
             kernel: self.kernel.clone(),
+            ..EngineOptions::default()
         }
     }
 }

@@ -34,7 +34,7 @@ struct Window {
 
 impl Probe {
     pub(super) fn new(source: &dyn Checkpoint, windows: &[Vec<u32>], threads: usize) -> Result<Self, Error> {
-        let options = EngineOptions { threads, precision: Precision::Exact, kernel: None };
+        let options = EngineOptions { threads, precision: Precision::Exact, ..EngineOptions::default() };
         let model = Model::load(&Compact(source), &options)?;
         let (ws, cache) = (Workspace::new(model.engine(), LEN), KvCache::new(model.config(), LEN, KvType::F32)?);
         let mut probe = Probe { model, ws, cache, io: LayerIo::default(), windows: Vec::new() };
@@ -218,7 +218,7 @@ mod tests {
     }
 
     fn logits(source: &SyntheticModel, change: Option<(&str, Matrix)>, ids: &[u32]) -> Vec<Vec<f64>> {
-        let options = EngineOptions { threads: 1, precision: Precision::Exact, kernel: None };
+        let options = EngineOptions { threads: 1, precision: Precision::Exact, ..EngineOptions::default() };
         let mut model = Model::load(source, &options).unwrap();
         if let Some((tensor, weights)) = change {
             model.replace(tensor, weights).unwrap();

@@ -2,13 +2,13 @@
 
 use std::ffi::{c_char, c_void};
 
+use runtime::{GenerateOptions, Special, Step, Writer};
+
 use crate::callbacks::{SprTextCallback, go_on};
 use crate::options::{SPR_GENERATE_CONTINUE, SPR_GENERATE_SPECIAL, SprGenerateOptions};
 use crate::pointers;
 use crate::session::{Inner, SprSession, locked};
 use crate::status::{Fault, SprStatus, guarded};
-use runtime::Special;
-use runtime::{GenerateOptions, Step, Writer};
 
 /// Continues `prompt` (UTF-8, zero-terminated) and hands the text to `callback`. The prompt is the whole text, of which
 /// what the session has read already is not read again; or with `SPR_GENERATE_CONTINUE`, what comes next. `options` may

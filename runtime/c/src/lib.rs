@@ -15,10 +15,13 @@ pub mod generate;
 pub mod model;
 pub mod options;
 mod pointers;
+mod reserve;
 pub mod session;
 pub mod state;
 pub mod status;
 #[cfg(test)]
 mod tests;
+#[cfg(unix)]
+mod thread;
 pub mod tokens;
 pub mod version;

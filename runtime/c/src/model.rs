@@ -7,16 +7,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
+use runtime::{EngineOptions, Error, MemoryNeeded, Model};
 use spm::{Bytes, Load, SparseModel};
 
 use crate::callbacks::{Log, go_on};
 use crate::options::{SprLoadOptions, SprSessionOptions};
 use crate::pointers::{self, Handle, Sized};
+use crate::reserve::{Hold, Mark};
 use crate::status::{Fault, SprStatus, guarded};
-use runtime::EngineOptions;
-use runtime::Error;
-use runtime::MemoryNeeded;
-use runtime::Model;
 
 /// A loaded model: it does not change, and any number of sessions and threads may use it at once.
 pub struct SprModel {
@@ -28,6 +26,8 @@ pub struct Loaded {
     pub(crate) model: Arc<Model>,
     pub(crate) log: Log,
     identity: CString,
+    /// Dropped last.
+    _hold: Hold,
 }
 
 impl Handle for SprModel {
@@ -219,6 +219,7 @@ unsafe fn load(
     open: impl FnOnce(&SprLoadOptions, &mut spm::Watch) -> Result<SparseModel, Fault>,
 ) -> SprStatus {
     guarded(|| {
+        let (mark, hold) = (Mark::new(), Hold::new());
         // SAFETY: the caller's promise.
         unsafe { pointers::write(model, std::ptr::null_mut(), "model") }?;
         // SAFETY: the caller's promise.
@@ -234,12 +235,12 @@ unsafe fn load(
         if progress(0.0).is_break() {
             return Err(Fault(SprStatus::SPR_CANCELLED, "the progress callback asked to stop".into()));
         }
-        let loaded = finish(&open(&options, &mut watch)?, &engine, &options)?;
+        let loaded = finish(&open(&options, &mut watch)?, &engine, &options, hold)?;
         if progress(1.0).is_break() {
             return Err(Fault(SprStatus::SPR_CANCELLED, "the progress callback asked to stop".into()));
         }
         // SAFETY: the caller's promise. The handle is taken back by `spr_model_free`.
-        unsafe { pointers::write(model, pointers::give_away(loaded), "model") }
+        unsafe { pointers::give_away(model, loaded, &mark) }
     })
 }
 
@@ -248,7 +249,7 @@ fn read(file: &File, path: &Path, how: Load, watch: &mut spm::Watch) -> Result<S
     Ok(SparseModel::from_bytes(bytes, path).map_err(Error::from)?)
 }
 
-fn finish(file: &SparseModel, engine: &EngineOptions, options: &SprLoadOptions) -> Result<Loaded, Fault> {
+fn finish(file: &SparseModel, engine: &EngineOptions, options: &SprLoadOptions, hold: Hold) -> Result<Loaded, Fault> {
     let model = Model::from_sparse(file, engine)?;
     let log = Log { callback: options.log, user_data: options.user_data };
     log.say(|| {
@@ -256,5 +257,5 @@ fn finish(file: &SparseModel, engine: &EngineOptions, options: &SprLoadOptions) 
         format!("loaded {bytes} bytes; kernel {}, {} threads", engine.kernels().name(), engine.threads())
     });
     let identity = CString::new(file.identity()).unwrap_or_default();
-    Ok(Loaded { model, log, identity })
+    Ok(Loaded { model, log, identity, _hold: hold })
 }

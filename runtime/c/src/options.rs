@@ -2,16 +2,12 @@
 
 use std::ffi::{c_char, c_void};
 
+use runtime::{EngineOptions, GenerateOptions, KvType, SamplerOptions, SessionOptions};
 use spm::Load;
 
 use crate::callbacks::{SprAbortCallback, SprLogCallback, SprProgressCallback};
 use crate::pointers::{self, Sized};
 use crate::status::Fault;
-use runtime::EngineOptions;
-use runtime::GenerateOptions;
-use runtime::KvType;
-use runtime::SamplerOptions;
-use runtime::SessionOptions;
 
 /// Weights of a file stay in the file's own pages, those of memory are copied.
 pub const SPR_LOAD_AUTO: u32 = 0;
@@ -153,7 +149,10 @@ impl SprLoadOptions {
             n if n <= MOST => n as usize,
             n => return Err(Fault::invalid(format!("threads is {n}, expected at most {MOST}"))),
         };
-        Ok(EngineOptions { threads, ..EngineOptions::default() })
+        let options = EngineOptions { threads, ..EngineOptions::default() };
+        #[cfg(unix)]
+        let options = EngineOptions { spawn: crate::thread::spawn, ..options };
+        Ok(options)
     }
 
     /// How a file is loaded.

@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, c_char};
 
+use crate::reserve::Mark;
 use crate::status::{Fault, SprStatus};
 
 /// # Safety
@@ -150,9 +151,19 @@ struct Tagged<T> {
     value: T,
 }
 
-/// Makes a handle of a value, which [`take_back`] takes back.
-pub(crate) fn give_away<H: Handle>(value: H::Value) -> *mut H {
-    Box::into_raw(Box::new(Tagged { tag: H::TAG, value })).cast()
+/// Writes a handle of a value where the caller wants it, for [`take_back`] to take back; none if memory has been refused
+/// since the `mark`.
+///
+/// # Safety
+/// `to` is null or writable.
+pub(crate) unsafe fn give_away<H: Handle>(to: *mut *mut H, value: H::Value, mark: &Mark) -> Result<(), Fault> {
+    let made = Box::new(Tagged { tag: H::TAG, value });
+    mark.check()?;
+    // SAFETY: the caller's promise.
+    unsafe { write(to, std::ptr::null_mut(), H::NAME) }?;
+    // SAFETY: it could be written to.
+    unsafe { to.write(Box::into_raw(made).cast()) };
+    Ok(())
 }
 
 /// # Safety

@@ -5,15 +5,14 @@ use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, TryLockError};
 
+use runtime::{Error, PROMPT_STEP, Sampler, Session};
+
 use crate::callbacks::{Log, SprAbortCallback};
 use crate::model::SprModel;
 use crate::options::{SprGenerateOptions, SprSessionOptions};
 use crate::pointers::{self, Handle, Sized};
+use crate::reserve::{Hold, Mark};
 use crate::status::{Fault, SprStatus, guarded};
-use runtime::Error;
-use runtime::PROMPT_STEP;
-use runtime::Sampler;
-use runtime::Session;
 
 /// A text that a model reads and writes. Calls on one session must not overlap; calls on several may, on as many threads.
 pub struct SprSession {
@@ -28,6 +27,8 @@ pub struct Inner {
     pub(crate) is_cut: bool,
     abort: Abort,
     sampler: Option<Sampler>,
+    /// Dropped last.
+    _hold: Hold,
 }
 
 #[derive(Clone, Copy)]
@@ -82,6 +83,7 @@ pub unsafe extern "C" fn spr_session_new(
     session: *mut *mut SprSession,
 ) -> SprStatus {
     guarded(|| {
+        let (mark, hold) = (Mark::new(), Hold::new());
         // SAFETY: the caller's promise.
         unsafe { pointers::write(session, std::ptr::null_mut(), "session") }?;
         // SAFETY: the caller's promise.
@@ -89,9 +91,10 @@ pub unsafe extern "C" fn spr_session_new(
         let made = Session::new(&model.model, &options.session()?)?;
         model.log.say(|| format!("a session with room for {} tokens", made.context()));
         let abort = Abort { callback: options.abort, user_data: options.user_data };
-        let inner = Mutex::new(Inner { session: made, log: model.log, is_cut: false, abort, sampler: None });
+        let inner =
+            Mutex::new(Inner { session: made, log: model.log, is_cut: false, abort, sampler: None, _hold: hold });
         // SAFETY: the caller's promise. The handle is taken back by `spr_session_free`.
-        unsafe { pointers::write(session, pointers::give_away(inner), "session") }
+        unsafe { pointers::give_away(session, inner, &mark) }
     })
 }
 

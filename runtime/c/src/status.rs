@@ -7,6 +7,8 @@ use std::sync::Once;
 
 use runtime::Error;
 
+use crate::reserve;
+
 /// What a function returns; `spr_last_error` has the sentence.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +88,7 @@ impl From<Error> for Fault {
 
 thread_local! {
     static LAST_ERROR: RefCell<CString> = RefCell::default();
-    /// Calls from C that this thread is in.
+    /// Calls from C that this thread is in, or one for what the library's own threads do.
     static DEPTH: Cell<usize> = const { Cell::new(0) };
     static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
 }
@@ -94,10 +96,7 @@ thread_local! {
 /// Runs a function's body; errors and panics become a status and a sentence.
 pub(crate) fn guarded(body: impl FnOnce() -> Result<(), Fault>) -> SprStatus {
     keep_panics_quiet();
-    DEPTH.set(DEPTH.get() + 1);
-    let result = catch_unwind(AssertUnwindSafe(body));
-    DEPTH.set(DEPTH.get() - 1);
-    let fault = match result {
+    let fault = match quietly(|| reserve::check().and_then(|()| body())) {
         Ok(Ok(())) => return SPR_OK,
         Ok(Err(fault)) => fault,
         Err(_) => {
@@ -114,6 +113,14 @@ pub(crate) fn guarded(body: impl FnOnce() -> Result<(), Fault>) -> SprStatus {
     fault.0
 }
 
+/// Runs what is the library's own, whose panics are not printed.
+pub(crate) fn quietly<T>(work: impl FnOnce() -> T) -> std::thread::Result<T> {
+    DEPTH.set(DEPTH.get() + 1);
+    let result = catch_unwind(AssertUnwindSafe(work));
+    DEPTH.set(DEPTH.get() - 1);
+    result
+}
+
 /// Panics of calls from C are reported by their status, and not printed; others go where they went before. In a C
 /// program there are no others: its copy of Rust's library is this one's own.
 fn keep_panics_quiet() {
@@ -121,8 +128,7 @@ fn keep_panics_quiet() {
     ONCE.call_once(|| {
         let before = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            let is_worker = std::thread::current().name().is_some_and(|name| name.starts_with("spr-"));
-            if DEPTH.get() == 0 && !is_worker {
+            if DEPTH.get() == 0 {
                 return before(info);
             }
             PANIC.with(|text| {

@@ -2,11 +2,11 @@
 
 use std::ffi::{c_char, c_int};
 
+use runtime::{Error, Special};
+
 use crate::model::{Loaded, SprModel};
 use crate::pointers;
 use crate::status::{Fault, SprStatus, guarded};
-use runtime::Error;
-use runtime::Special;
 
 /// Begin with the token that texts of this model begin with, if it has one.
 pub const SPR_TOKENIZE_BEGIN: u32 = 1;
