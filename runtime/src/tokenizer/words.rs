@@ -4,7 +4,7 @@
 //! backtracking engine, which is slow and gives up on long runs; so the patterns here end in `\s+`, which runs in
 //! linear time, and the last space is given back afterwards.
 
-use tokenizers::utils::SysRegex;
+use regex::Regex;
 
 use crate::error::Error;
 
@@ -131,7 +131,7 @@ pub(super) struct Words {
 }
 
 struct Cut {
-    regex: SysRegex,
+    regex: Regex,
     /// Whether a run of spaces before a word leaves its last one to the word.
     gives_back: bool,
     /// Whether line ends stay with what comes before them.
@@ -161,14 +161,15 @@ fn each(cuts: &[Cut], text: &str, word: &mut dyn FnMut(&str)) {
 
 impl Cut {
     fn new(pattern: &str) -> Result<Self, Error> {
-        let regex = SysRegex::new(pattern).map_err(|e| Error::Tokenizer { problem: format!("`{pattern}`: {e}") })?;
+        let regex = Regex::new(pattern).map_err(|e| Error::Tokenizer { problem: format!("`{pattern}`: {e}") })?;
         Ok(Cut { regex, gives_back: pattern.ends_with(r"|\s+"), keeps_line_ends: pattern.contains(r"|\s*[\r\n]+|") })
     }
 
     /// Shows what matches and what lies between.
     fn each(&self, text: &str, part: &mut dyn FnMut(&str)) {
         let mut rest = text;
-        while let Some((from, to)) = self.regex.find_iter(rest).next().filter(|(from, to)| from < to) {
+        while let Some(found) = self.regex.find(rest).filter(|found| !found.is_empty()) {
+            let (from, to) = (found.start(), found.end());
             if from > 0 {
                 part(&rest[..from]);
             }
