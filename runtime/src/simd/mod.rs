@@ -12,6 +12,8 @@
 
 // Loops over registers go over several arrays by one index, and have to be seen whole to be unrolled.
 #![allow(clippy::needless_range_loop)]
+// The portable kernels alone have no use for some of it.
+#![cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 
 mod aligned;
 mod attention;

@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use super::Limits;
@@ -47,10 +47,13 @@ fn prepare(settings: &Settings) -> Result<(), String> {
     set_limits(settings)
 }
 
+#[allow(clippy::useless_conversion)] // Limits are narrower on 32-bit systems.
 fn set_limits(settings: &Settings) -> Result<(), String> {
     let limits = &settings.limits;
     // A signal at first, which tells that its time was up, and a second later the end.
-    setrlimit(Resource::RLIMIT_CPU, settings.seconds, settings.seconds + 1).map_err(refused("a limit of time"))?;
+    let limit = |most: u64| most.try_into().unwrap_or(RLIM_INFINITY);
+    setrlimit(Resource::RLIMIT_CPU, limit(settings.seconds), limit(settings.seconds + 1))
+        .map_err(refused("a limit of time"))?;
     let all = [
         (Resource::RLIMIT_DATA, limits.memory),
         (Resource::RLIMIT_FSIZE, limits.files),
@@ -61,6 +64,7 @@ fn set_limits(settings: &Settings) -> Result<(), String> {
         (Resource::RLIMIT_MSGQUEUE, 0),
     ];
     all.into_iter().try_for_each(|(what, most)| {
+        let most = limit(most);
         let most = nix::sys::resource::getrlimit(what).map_or(most, |(_, hard)| hard.min(most));
         setrlimit(what, most, most).map_err(|e| format!("{what:?} {most}: {}", e.desc()))
     })
