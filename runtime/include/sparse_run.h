@@ -37,7 +37,8 @@
  *   cannot be, and handles that are none are SPR_INVALID_ARGUMENT. Results are written on success only, but for
  *   handles, which are NULL after a failure.
  * - Nothing here prints, ends the process, changes signal handlers, reads the environment, or leaves a thread behind
- *   once models and sessions are freed. What goes wrong inside is SPR_ERROR.
+ *   once models and sessions are freed. What goes wrong inside is SPR_ERROR. Memory that the system refuses, however
+ *   little, is SPR_OUT_OF_MEMORY when a model or a session is made; later, small needs are met from a reserve.
  * - Any thread may call. A model may be used by many at once, a session by one at a time.
  * - Texts are UTF-8, and zero-terminated where no length is given. They are only used during the call.
  * - Sizes of results are asked for by giving no buffer: NULL and a capacity of 0.
