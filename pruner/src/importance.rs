@@ -16,10 +16,10 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 use spm::{Activation, Checkpoint, Config};
 
-use crate::driver::read_all;
 use crate::error::Error;
 use crate::statistics::HeldOut;
 use crate::stream::Site;
+use crate::tensors::read_all;
 
 /// Tokens looked at.
 const TOKENS: usize = 512;

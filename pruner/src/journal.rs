@@ -29,8 +29,8 @@ pub use self::fingerprint::Fingerprint;
 use self::header::Header;
 use self::log::Log;
 use self::slots::{SlotReader, SlotWriter, Slots};
-use crate::driver::Outcome;
 use crate::error::Error;
+use crate::outcome::Outcome;
 
 /// What to do with the journal of an earlier run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

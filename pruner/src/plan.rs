@@ -8,14 +8,15 @@ use spm::levels::in_high_nibbles;
 use spm::matrix::{self, PLANE_ALIGN};
 use spm::{BLOCK, CHUNK, Checkpoint, Config, Encoding, POSITIONS, Shortlist, Vocabulary};
 
-use crate::driver::{PruneOptions, layer_matrices, tables};
 use crate::error::Error;
 use crate::method::Needs;
+use crate::options::PruneOptions;
 use crate::pattern::{Group, Pattern};
 use crate::profile::{Budget, Profile};
 use crate::shortlist::shortened;
 use crate::states::{self, Residence};
 use crate::stream::{self, Site, Stream};
+use crate::tensors::{layer_matrices, tables};
 
 /// Work of scoring, selecting, encoding and reading back one weight, in multiply-adds.
 pub(crate) const PRUNE_COST: u64 = 500;

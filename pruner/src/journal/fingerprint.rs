@@ -5,9 +5,10 @@ use std::path::Path;
 
 use spm::Checkpoint;
 
-use crate::driver::{Known, PruneOptions};
+use crate::driver::Known;
 use crate::error::Error;
 use crate::method::Needs;
+use crate::options::PruneOptions;
 use crate::provenance::sha256_of_windows;
 use crate::statistics::ColumnNorms;
 

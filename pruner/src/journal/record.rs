@@ -9,7 +9,7 @@
 
 use spm::{Bytes, Encoding, Matrix, matrix};
 
-use crate::driver::Outcome;
+use crate::outcome::Outcome;
 
 const MATRIX: u8 = 0;
 const FINISHED: u8 = 1;

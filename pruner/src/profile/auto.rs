@@ -16,16 +16,17 @@ use super::candidates::{Candidates, Item, measured};
 use super::probe::Probe;
 use super::sensitivity::{Sensitivity, SensitivityFile};
 use crate::allocation::{Allocation, Treatment, ValueType};
-use crate::driver::{
-    Outcome, Progress, PruneOptions, check_finite, encode_table, layer_matrices, missing, outcome, read_all, tables,
-};
 use crate::error::Error;
 use crate::method::{Needs, by_name};
+use crate::options::PruneOptions;
+use crate::outcome::{Outcome, encode_table, outcome};
 use crate::pattern::Pattern;
 use crate::plan;
+use crate::progress::Progress;
 use crate::provenance::sha256_of_windows;
 use crate::statistics::Inputs;
 use crate::stream::{self, Site, Stream};
+use crate::tensors::{check_finite, layer_matrices, missing, read_all, tables};
 
 /// Most windows whose inputs are summed.
 const SEEN: usize = 32;

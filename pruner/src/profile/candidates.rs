@@ -6,11 +6,12 @@ use super::Budget;
 use super::mix::{self, Choice};
 use super::sensitivity::Sensitivity;
 use crate::allocation::{Allocation, Treatment, ValueType};
-use crate::driver::{PruneOptions, layer_matrices, missing, tables};
 use crate::error::Error;
+use crate::options::PruneOptions;
 use crate::pattern::Pattern;
 use crate::plan::{self, plan};
 use crate::shortlist::shortened;
+use crate::tensors::{layer_matrices, missing, tables};
 
 /// The tables and then the matrices of a model, to be chosen for within a budget.
 pub(super) struct Candidates<'a> {

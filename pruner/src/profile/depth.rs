@@ -5,8 +5,8 @@ use spm::Config;
 
 use super::{MOST, by_layer, shared};
 use crate::allocation::Allocation;
-use crate::driver::PruneOptions;
 use crate::error::Error;
+use crate::options::PruneOptions;
 
 /// Half of what lies between the first and the last layer.
 const SPREAD: f64 = 0.05;

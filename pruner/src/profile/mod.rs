@@ -14,9 +14,11 @@ use spm::{Checkpoint, Config};
 
 use self::candidates::Candidates;
 use crate::allocation::{Allocation, Treatment};
-use crate::driver::{Progress, PruneOptions, layer_matrices};
 use crate::error::Error;
+use crate::options::PruneOptions;
 use crate::pattern::Pattern;
+use crate::progress::Progress;
+use crate::tensors::layer_matrices;
 
 pub use self::sensitivity::SensitivityFile;
 

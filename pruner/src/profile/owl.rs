@@ -9,10 +9,12 @@ use spm::{Checkpoint, Config};
 
 use super::{MOST, by_layer, shared};
 use crate::allocation::Allocation;
-use crate::driver::{Progress, PruneOptions, layer_matrices};
 use crate::error::Error;
 use crate::method::Needs;
+use crate::options::PruneOptions;
+use crate::progress::Progress;
 use crate::stream::{self, Site, Stream};
+use crate::tensors::layer_matrices;
 
 const M: f64 = 5.0;
 const LAMBDA: f64 = 0.08;
