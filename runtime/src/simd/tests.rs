@@ -12,6 +12,16 @@ use super::*;
 /// Columns around the sizes at which a loop changes its step.
 const COLS: [usize; 12] = [1, 7, 31, 32, 33, 63, 64, 172, 255, 256, 576, 1000];
 
+/// `SPM_EXPECTED_KERNELS` are those of the core that an emulator runs as.
+#[test]
+fn this_machine_has_the_kernels_that_it_should() {
+    let names: Vec<&str> = available().iter().map(|kernels| kernels.name()).collect();
+    assert_eq!(names.last(), Some(&"portable"), "{names:?}");
+    if let Ok(expected) = std::env::var("SPM_EXPECTED_KERNELS") {
+        assert_eq!(names.join(", "), expected);
+    }
+}
+
 fn shapes() -> impl Strategy<Value = (usize, usize)> {
     (1usize..40, prop_oneof![prop::sample::select(&COLS[..]), 1usize..700])
 }
