@@ -93,9 +93,9 @@ fn decoding_is_the_same_for_any_number_of_threads_and_allocates_nothing() {
     let whole = Encoding::ALL.map(|encoding| (encoding, None));
     for (encoding, listed) in whole.into_iter().chain([(Encoding::Q8, Some(every_second))]) {
         let model = Encoded::new(encoding, listed);
-        let expected = decode(&mut session(&model, 1), 10);
+        let expected = decode(&mut session(&model, 1), 24);
         for threads in [2, 3, 8] {
-            assert!(decode(&mut session(&model, threads), 10) == expected, "{}, {threads} threads", encoding.name());
+            assert!(decode(&mut session(&model, threads), 24) == expected, "{}, {threads} threads", encoding.name());
         }
         for threads in [1, 2] {
             let mut session = session(&model, threads);
@@ -104,7 +104,7 @@ fn decoding_is_the_same_for_any_number_of_threads_and_allocates_nothing() {
             next = argmax(session.feed(&[next]).unwrap());
             let mut allocations_of_tokens = || {
                 let region = Region::new(COUNTED);
-                for _ in 0..8 {
+                for _ in 0..40 {
                     next = argmax(session.feed(&[next]).unwrap());
                 }
                 let change = region.change();
