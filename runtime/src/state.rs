@@ -19,7 +19,7 @@
 //! only make the model write nonsense.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 
 use crate::error::Error;
@@ -83,15 +83,7 @@ impl Session {
     /// Saves the state to a file, which is complete once it has its name.
     pub fn save_file(&self, path: &Path) -> Result<(), Error> {
         let state = self.save()?;
-        let mut file = spm::claim::unfinished(path).map_err(|e| match e {
-            // Of the file that was asked for, not of the one that is to get its name.
-            spm::Error::Io { source, .. } => io("write", path)(source),
-            other => other.into(),
-        })?;
-        file.write_all(&state)
-            .and_then(|()| file.as_file().sync_all())
-            .and_then(|()| file.persist(path).map(drop).map_err(std::io::Error::from))
-            .map_err(io("write", path))
+        Ok(spm::claim::write_whole(path, &state)?)
     }
 
     /// Becomes what was saved to a file.

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -46,6 +46,19 @@ pub fn unfinished(path: &Path) -> Result<NamedTempFile, Error> {
     file.set_len(0).map_err(Error::io("write", &beside))?;
     let removed_on_drop = TempPath::try_from_path(&beside).map_err(Error::io("create", &beside))?;
     Ok(NamedTempFile::from_parts(file, removed_on_drop))
+}
+
+/// Writes a file that is there whole, or as it was before.
+pub fn write_whole(path: &Path, contents: &[u8]) -> Result<(), Error> {
+    let mut file = unfinished(path).map_err(|e| match e {
+        // Of the file that was asked for, not of the one that is to get its name.
+        Error::Io { source, .. } => Error::io("write", path)(source),
+        other => other,
+    })?;
+    file.write_all(contents)
+        .and_then(|()| file.as_file().sync_all())
+        .and_then(|()| file.persist(path).map(drop).map_err(std::io::Error::from))
+        .map_err(Error::io("write", path))
 }
 
 /// Locks `file` for this process, or says that another has it.

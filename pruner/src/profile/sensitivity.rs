@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -97,12 +97,8 @@ impl Found {
 
     /// Beside its place first, so that a kill leaves the old one or the new one.
     fn write(&self, path: &Path) -> Result<(), Error> {
-        let mut file = spm::claim::unfinished(path)?;
-        let text = serde_json::to_string_pretty(self).map_err(std::io::Error::from);
-        text.and_then(|text| file.write_all(text.as_bytes()))
-            .and_then(|()| file.as_file().sync_data())
-            .and_then(|()| file.persist(path).map(drop).map_err(std::io::Error::from))
-            .map_err(Error::io("write", path))
+        let text = serde_json::to_string_pretty(self).map_err(|e| Error::io("write", path)(e.into()))?;
+        Ok(spm::claim::write_whole(path, text.as_bytes())?)
     }
 
     fn other(&self, wanted: &Found, path: &Path) -> Error {

@@ -120,7 +120,7 @@ fn refused() -> Fault {
 
 fn mapped() -> Option<MmapMut> {
     let sizes = std::iter::successors(Some(MAPPED), |size| Some(size / 2)).take_while(|size| *size >= LEAST);
-    sizes.into_iter().find_map(|size| MmapOptions::new().len(size).no_reserve_swap().map_anon().ok())
+    sizes.map(|size| MmapOptions::new().len(size).no_reserve_swap().map_anon()).find_map(Result::ok)
 }
 
 /// Nothing panics while it is locked.
