@@ -1,7 +1,7 @@
 //! What a pruning has done so far, on disk while it lasts: a run that was killed goes on from there, to the same bytes.
 //!
 //! ```text
-//! header    magic, version, lengths, what is pruned and how, a hash
+//! header    magic, version, lengths, a hash, what is pruned and how, a hash
 //! slots     two: the hidden states of all windows where a layer begins, a hash
 //! records   a finished matrix each, and in the end the identity of the finished file
 //! ```

@@ -9,10 +9,13 @@ use crate::error::Error;
 
 const MAGIC: [u8; 8] = *b"\x8ASPMJNL\n";
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Magic, version, bytes of the fingerprint, bytes of the hidden states.
-const FIXED_LEN: usize = 8 + 4 + 4 + 8;
+const LENGTHS_END: usize = 8 + 4 + 4 + 8;
+
+/// And a hash of their own: a wrong length is not to pass for a header of which a kill left only a part.
+const FIXED_LEN: usize = LENGTHS_END + size_of::<Hash>();
 
 /// Most bytes of a fingerprint.
 const MAX_FINGERPRINT: usize = 1 << 20;
@@ -31,6 +34,7 @@ impl Header {
         bytes.extend(VERSION.to_le_bytes());
         bytes.extend((said.len() as u32).to_le_bytes());
         bytes.extend(fingerprint.state_bytes().to_le_bytes());
+        bytes.extend(Hash::from(blake3::hash(&bytes)));
         bytes.extend(said);
         bytes.extend(Hash::from(blake3::hash(&bytes)));
         Header { bytes, fingerprint: fingerprint.clone() }
@@ -49,6 +53,9 @@ impl Header {
         let (version, len, state_bytes) = (le_u32(&fixed[8..]), le_u32(&fixed[12..]) as usize, le_u64(&fixed[16..]));
         if version != VERSION {
             return Err(damaged(format!("version {version}, this program knows {VERSION}")));
+        }
+        if Hash::from(blake3::hash(&fixed[..LENGTHS_END])) != fixed[LENGTHS_END..] {
+            return Err(damaged("the lengths in its header do not have the hash it states".into()));
         }
         if len > MAX_FINGERPRINT {
             return Err(damaged(format!("a header of {len} bytes, expected at most {MAX_FINGERPRINT}")));
