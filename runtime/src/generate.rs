@@ -150,7 +150,8 @@ fn write(
     }
 }
 
-/// Writes a text, a token a step, after a prompt that was fed.
+/// Writes a text, a token a step, after a prompt that was fed: [`Writer::step`] in a session, [`Writer::due`] and
+/// [`Writer::choose`] among other texts, as in [`Sessions`](crate::Sessions).
 pub struct Writer {
     sampler: Sampler,
     text: Text,
@@ -191,27 +192,41 @@ impl Writer {
 
     /// Chooses a token, having fed the one before. After the last step there must be none.
     pub fn step(&mut self, session: &mut Session, tokenizer: &Tokenizer) -> Result<Step, Error> {
+        match self.due(session.position() < session.context()) {
+            ControlFlow::Break(last) => return Ok(last),
+            ControlFlow::Continue(Some(token)) => drop(session.feed(&[token])?),
+            ControlFlow::Continue(None) => {}
+        }
+        Ok(self.choose(session.feed(&[])?, tokenizer))
+    }
+
+    /// What the model is to be fed before [`Self::choose`]: nothing right after the prompt. Or the last step, if there are
+    /// tokens enough, or the model `has_room` for no other.
+    pub fn due(&mut self, has_room: bool) -> ControlFlow<Step, Option<u32>> {
         if self.tokens >= self.max_tokens {
-            return Ok(self.finish(Finish::Length));
+            return ControlFlow::Break(self.finish(Finish::Length));
         }
-        if let Some(token) = self.next.take() {
-            if session.position() == session.context() {
-                return Ok(self.finish(Finish::ContextFull));
-            }
-            session.feed(&[token])?;
-            self.decoded_tokens += 1;
+        if self.next.is_some() && !has_room {
+            return ControlFlow::Break(self.finish(Finish::ContextFull));
         }
-        let token = self.sampler.sample(session.feed(&[])?);
+        let next = self.next.take();
+        self.decoded_tokens += usize::from(next.is_some());
+        ControlFlow::Continue(next)
+    }
+
+    /// Chooses a token by the logits after what was fed.
+    pub fn choose(&mut self, logits: &[f32], tokenizer: &Tokenizer) -> Step {
+        let token = self.sampler.sample(logits);
         if tokenizer.is_end(token) {
-            return Ok(self.finish(Finish::EndOfText));
+            return self.finish(Finish::EndOfText);
         }
         self.tokens += 1;
         self.sampler.accept(token);
         self.next = Some(token);
-        Ok(match self.text.push(tokenizer.token_bytes(token)) {
+        match self.text.push(tokenizer.token_bytes(token)) {
             (text, true) => Step::Last(text, Finish::StopString),
             (text, false) => Step::More(text),
-        })
+        }
     }
 
     /// Gives out the text that was held back because it might have become a stop string.

@@ -93,6 +93,11 @@ impl KvCache {
         self.slots == self.context || newest.saturating_sub(oldest) < self.slots / KEY_BLOCK
     }
 
+    /// The first position that is still there after all before `end` were put.
+    pub(crate) fn first_kept(&self, end: usize) -> usize {
+        end.saturating_sub(self.slots)
+    }
+
     /// The runs that hold some positions, of which the first begins a key block.
     pub(crate) fn runs(&self, positions: Range<usize>) -> impl Iterator<Item = Run> + use<> {
         let (slots, mut first, end) = (self.slots, positions.start, positions.end);

@@ -8,6 +8,9 @@ use crate::linear::zeroed;
 use crate::model::Model;
 use crate::transformer::{LayerIo, Place, Workspace};
 
+/// Tokens of one text that go through the layers together.
+const BATCH: usize = 64;
+
 /// The state of several texts. What becomes of one does not depend on the others.
 pub struct Sessions {
     model: Arc<Model>,
@@ -27,7 +30,7 @@ impl Sessions {
     pub fn new(model: &Arc<Model>, texts: usize, context: usize, kv: KvType) -> Result<Self, Error> {
         let c = model.config();
         let context = if c.learned_positions { context.min(c.context_len) } else { context };
-        let caches = |index| (0..texts).map(|_| KvCache::of_layer(c, index, context, 1, kv)).collect();
+        let caches = |index| (0..texts).map(|_| KvCache::of_layer(c, index, context, BATCH, kv)).collect();
         let mut ws = Workspace::new(model.engine(), context);
         ws.reserve(context)?;
         Ok(Sessions {
@@ -44,8 +47,9 @@ impl Sessions {
     /// About how many bytes [`Self::new`] allocates.
     pub fn memory_needed(model: &Model, texts: usize, context: usize, kv: KvType) -> usize {
         let c = model.config();
-        let widths = 4 * c.dim + 3 * c.q_dim() + 2 * c.kv_dim() + 4 * c.hidden_dim + c.vocab_size;
-        texts.saturating_mul(KvCache::byte_len_of_layers(c, context, 1, kv).saturating_add(4 * widths))
+        let widths = 4 * c.dim + 3 * c.q_dim() + 2 * c.kv_dim() + 4 * c.hidden_dim;
+        let of_a_text = KvCache::byte_len_of_layers(c, context, BATCH, kv).saturating_add(4 * c.vocab_size);
+        texts.saturating_mul(of_a_text).saturating_add(4 * widths * texts.max(BATCH))
     }
 
     /// How many texts there is room for.
@@ -68,6 +72,48 @@ impl Sessions {
         self.positions[text] = 0;
     }
 
+    /// Begins text `to` with the first `n` tokens of text `from`. False, and nothing done, if layers with a window no longer
+    /// have what these saw.
+    ///
+    /// # Panics
+    ///
+    /// If `from` has fewer tokens.
+    pub fn fork(&mut self, from: usize, to: usize, n: usize) -> bool {
+        let end = self.positions[from];
+        assert!(n <= end, "the first {n} of {end} tokens");
+        let layers = self.model.layers().iter().zip(&mut self.caches);
+        if from == to || !layers.into_iter().all(|(layer, caches)| caches[from].reaches_back(n, end, layer.window())) {
+            return false;
+        }
+        let mut kept = Vec::new();
+        for caches in &mut self.caches {
+            for position in caches[from].first_kept(end).min(n)..n {
+                kept.clear();
+                caches[from].save(position, &mut kept);
+                caches[to].restore(position, &kept);
+            }
+        }
+        self.positions[to] = n;
+        true
+    }
+
+    /// Adds `tokens` to text `text`; their logits are not computed.
+    pub fn feed(&mut self, text: usize, tokens: &[u32]) -> Result<(), Error> {
+        self.check(text, tokens)?;
+        let Sessions { model, caches, positions, ws, io, .. } = self;
+        let engine = model.engine();
+        for tokens in tokens.chunks(BATCH) {
+            let first = positions[text];
+            io.resize(engine, tokens.len());
+            model.embed(tokens, first, &mut io.hidden)?;
+            for (layer, caches) in model.layers().iter().zip(caches.iter_mut()) {
+                layer.forward(engine, ws, &mut caches[text], first, io);
+            }
+            positions[text] += tokens.len();
+        }
+        Ok(())
+    }
+
     /// Adds a token to each of some texts, `(text, token)`, no text twice, and returns the logits after it (`vocab_size`
     /// each, in the order of `next`). Bits are those of a [`Session`](crate::Session) that has the text alone.
     ///
@@ -75,7 +121,10 @@ impl Sessions {
     ///
     /// If a text is named twice, or is none of these.
     pub fn step(&mut self, next: &[(usize, u32)]) -> Result<impl ExactSizeIterator<Item = &[f32]>, Error> {
-        self.check(next)?;
+        for (i, &(text, token)) in next.iter().enumerate() {
+            assert!(next[..i].iter().all(|(other, _)| *other != text), "text {text} twice in a step");
+            self.check(text, &[token])?;
+        }
         let Sessions { model, caches, positions, ws, io, logits, .. } = self;
         let (c, engine) = (model.config(), model.engine());
         let at: Vec<Place> = next.iter().map(|&(text, _)| Place { text, position: positions[text] }).collect();
@@ -92,18 +141,15 @@ impl Sessions {
         Ok(logits.chunks_exact(c.vocab_size))
     }
 
-    fn check(&self, next: &[(usize, u32)]) -> Result<(), Error> {
+    fn check(&self, text: usize, tokens: &[u32]) -> Result<(), Error> {
         let vocab_size = self.model.config().vocab_size;
-        for (i, &(text, token)) in next.iter().enumerate() {
-            assert!(next[..i].iter().all(|(other, _)| *other != text), "text {text} twice in a step");
-            let needed = self.positions[text] + 1;
-            if needed > self.context {
-                return Err(Error::ContextFull { needed, context: self.context });
-            }
-            if token as usize >= vocab_size {
-                return Err(Error::Token { token, vocab_size });
-            }
+        let needed = self.positions[text].saturating_add(tokens.len());
+        if needed > self.context {
+            return Err(Error::ContextFull { needed, context: self.context });
         }
-        Ok(())
+        match tokens.iter().find(|&&token| token as usize >= vocab_size) {
+            Some(&token) => Err(Error::Token { token, vocab_size }),
+            None => Ok(()),
+        }
     }
 }

@@ -111,7 +111,7 @@ impl Session {
 
     /// Of each layer, the first position that its cache still has, as long as it has any.
     fn firsts(&self) -> impl Iterator<Item = usize> {
-        let of_cache = |cache: &KvCache| self.end().saturating_sub(cache.slots()).min(self.position());
+        let of_cache = |cache: &KvCache| cache.first_kept(self.end()).min(self.position());
         self.caches().iter().map(of_cache)
     }
 

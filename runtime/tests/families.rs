@@ -137,7 +137,7 @@ fn pieces_and_threads_change_nothing() {
 /// A text among others is what it is alone, to the bit, wherever the others are and whatever was in its place before.
 #[test]
 fn texts_that_go_on_together_do_not_touch_each_other() {
-    let texts = [ids(60), ids(50).split_off(10), ids(40).split_off(3), ids(33)];
+    let texts = [ids(120), ids(50).split_off(10), ids(40).split_off(3), ids(33)];
     for (name, config) in families() {
         let source = SyntheticModel::new(config, 21);
         for precision in [Precision::Exact, Precision::Int8] {
@@ -165,6 +165,37 @@ fn texts_that_go_on_together_do_not_touch_each_other() {
                 let mut alone = Vec::new();
                 session(&model, 64).feed_each(text, |_, logits| alone.push(logits.to_vec())).unwrap();
                 assert!(*found == alone, "{name}, {precision:?}");
+            }
+        }
+    }
+}
+
+/// Fed in one go, or begun as another text, is the same to the bit; what a window no longer has is not made up.
+#[test]
+fn texts_begin_as_others_do() {
+    let ids = ids(CONTEXT);
+    for (name, config) in families() {
+        let source = SyntheticModel::new(config, 23);
+        for precision in [Precision::Exact, Precision::Int8] {
+            let options = EngineOptions { threads: 2, precision, ..EngineOptions::default() };
+            let model = Arc::new(Model::load(&source, &options).unwrap());
+            let mut alone = Vec::new();
+            session(&model, 64).feed_each(&ids, |_, logits| alone.push(logits.to_vec())).unwrap();
+            let mut together = Sessions::new(&model, 2, CONTEXT, KvType::F32).unwrap();
+            let mut check = |together: &mut Sessions, next: &[(usize, u32)], expected: &[usize]| {
+                let found = together.step(next).unwrap();
+                let same = found.zip(expected).all(|(logits, &at)| *logits == alone[at]);
+                assert!(same, "{name}, {precision:?}: {expected:?}");
+            };
+            together.feed(0, &ids[..70]).unwrap();
+            check(&mut together, &[(0, ids[70])], &[70]);
+            assert!(together.fork(0, 1, 60), "{name}");
+            check(&mut together, &[(0, ids[71]), (1, ids[60])], &[71, 60]);
+            together.feed(0, &ids[72..127]).unwrap();
+            let reaches = model.config().window.is_none_or(|window| window > 64);
+            assert_eq!(together.fork(0, 1, 20), reaches, "{name}");
+            if reaches {
+                check(&mut together, &[(1, ids[20])], &[20]);
             }
         }
     }

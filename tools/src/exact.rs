@@ -9,7 +9,6 @@ mod number;
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 
 use clap::Args;
 use serde_json::json;
@@ -65,6 +64,16 @@ struct Found {
     answered: usize,
 }
 
+impl Found {
+    fn add(&mut self, item: &Item, answer: &str) {
+        let marked = number::marked(answer);
+        self.items += 1;
+        self.answered += usize::from(marked.is_some());
+        self.marked += usize::from(marked.is_some_and(|n| number::equal(n, item.number)));
+        self.last += usize::from(number::last(answer).is_some_and(|n| number::equal(n, item.number)));
+    }
+}
+
 /// Runs the command and prints its figures to `out`, what else there is to say to `notes`.
 pub fn run(args: &ExactArgs, out: &mut impl Write, notes: &mut impl Write) -> Result<(), Failure> {
     let interrupted = process::interrupt_flag()?;
@@ -73,24 +82,25 @@ pub fn run(args: &ExactArgs, out: &mut impl Write, notes: &mut impl Write) -> Re
     let prompts = items.iter().map(|item| writer::encode(&ready, &prompt(&shots, item, args.chat)));
     let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
-    let mut writer = Writer::new(&ready, longest, args.max_tokens as usize, &interrupted)?;
-    let until = Until { stops: vec!["Question:".into()], finished: &number::is_finished };
+    let mut writer = Writer::new(&ready, items.len(), longest, args.max_tokens as usize, &interrupted)?;
+    if let Some((item, _)) = items.iter().zip(&prompts).find(|(_, prompt)| !writer.fits(prompt)) {
+        return Err(too_long(args, item, &ready));
+    }
     let sampling = Sampling { max_tokens: args.max_tokens as usize, temperature: 0.0, top_p: 1.0, seed: 0 };
     let bar = counting_bar(items.len(), "problems");
-    let mut found = Found::default();
-    for (item, prompt) in items.iter().zip(&prompts) {
-        if interrupted.load(Ordering::SeqCst) {
-            return Err(Failure::Interrupted);
+    let (mut found, mut waiting) = (Found::default(), items.iter().zip(&prompts));
+    while found.items < items.len() {
+        while writer.is_free()
+            && let Some((item, prompt)) = waiting.next()
+        {
+            let until = Until { stops: vec!["Question:".into()], finished: Box::new(number::is_finished) };
+            writer.begin(item, prompt, until, &sampling)?;
         }
-        let answers = writer.write(prompt, &until, &sampling, 1, "")?;
-        let answer = answers.and_then(|all| all.into_iter().next()).ok_or_else(|| too_long(args, item, &ready))?;
-        let marked = number::marked(&answer);
-        found.items += 1;
-        found.answered += usize::from(marked.is_some());
-        found.marked += usize::from(marked.is_some_and(|n| number::equal(n, item.number)));
-        found.last += usize::from(number::last(&answer).is_some_and(|n| number::equal(n, item.number)));
-        bar.inc(1);
-        bar.set_message(format!("{:.3} right", found.marked as f64 / found.items as f64));
+        for (item, answer) in writer.step()? {
+            found.add(item, &answer);
+            bar.inc(1);
+            bar.set_message(format!("{:.3} right", found.marked as f64 / found.items as f64));
+        }
     }
     bar.finish_and_clear();
     print(args, shots.len(), &found, out)

@@ -1,10 +1,28 @@
-//! How much of the memory there is, or that may be used, a session can have.
+//! How much of the memory there is, or that may be used, sessions can have.
 
-use runtime::{Session, SessionOptions};
+use std::sync::Arc;
+
+use runtime::{KvType, Model, Session, SessionOptions, Sessions};
 use spm::Config;
 
 use crate::failure::Failure;
-use crate::process::megabytes;
+use crate::process::{self, megabytes};
+
+/// Texts that go on together at most: more are not faster.
+const TOGETHER: usize = 16;
+
+/// Sessions for up to `texts` texts of `context` tokens, as many as a quarter of the free memory holds.
+pub fn sessions(model: &Arc<Model>, texts: usize, context: usize, advice: &str) -> Result<Sessions, Failure> {
+    let kv = KvType::F16;
+    let bytes = |texts: usize| Sessions::memory_needed(model, texts, context, kv) as u64;
+    let most = process::available_memory().unwrap_or(u64::MAX) / 4;
+    let mut texts = texts.clamp(1, TOGETHER);
+    while texts > 1 && bytes(texts) > most {
+        texts /= 2;
+    }
+    process::check_memory(&format!("a text of {context} tokens"), bytes(texts), advice)?;
+    Ok(Sessions::new(model, texts, context, kv)?)
+}
 
 /// What there is room in.
 #[derive(Clone, Copy, Debug)]

@@ -23,7 +23,7 @@ use runtime::{EngineOptions, Model, SamplerOptions, Sessions, Tokenizer};
 use spm::Checkpoint;
 
 use crate::failure::Failure;
-use crate::process;
+use crate::{memory, process};
 use bytes::InBytes;
 use file::TextFile;
 use writing::{SHORTEST, Writing};
@@ -33,9 +33,6 @@ const PREFIX: &str = "self:";
 
 /// Tokens of a text at most, its start among them.
 const LONGEST: usize = 512;
-
-/// Texts that are written at a time: as many vectors as the kernels multiply with together.
-const TOGETHER: usize = 16;
 
 /// What has to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,7 +123,6 @@ impl<'a> Author<'a> {
     }
 }
 
-/// As many texts at a time as a quarter of the free memory holds.
 fn sessions(model: &Arc<Model>) -> Result<Sessions, Failure> {
     let context = LONGEST.min(model.config().context_len);
     if context <= SHORTEST {
@@ -134,15 +130,7 @@ fn sessions(model: &Arc<Model>) -> Result<Sessions, Failure> {
             format!("a model that reads {context} tokens writes no text of {SHORTEST}; give text with --calib FILE");
         return Err(Failure::Usage(message));
     }
-    let kv = runtime::KvType::F16;
-    let bytes = |texts: usize| Sessions::memory_needed(model, texts, context, kv) as u64;
-    let most = process::available_memory().unwrap_or(u64::MAX) / 4;
-    let mut texts = TOGETHER;
-    while texts > 1 && bytes(texts) > most {
-        texts /= 2;
-    }
-    process::check_memory(&format!("a text of {context} tokens"), bytes(texts), "give text with --calib FILE")?;
-    Ok(Sessions::new(model, texts, context, kv)?)
+    memory::sessions(model, usize::MAX, context, "give text with --calib FILE")
 }
 
 /// The one language of all `domains`, if there is one.

@@ -1,14 +1,14 @@
-//! From a prompt to what a model adds.
+//! From prompts to what a model adds to them.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use runtime::{Event, GenerateOptions, SamplerOptions, Session, SessionOptions, Special, generate};
+use runtime::{GenerateOptions, SamplerOptions, Sessions, Special, Step, Tokenizer};
 
 use crate::chat::{self, Message};
 use crate::cli::Ready;
 use crate::failure::Failure;
-use crate::process;
+use crate::memory::sessions;
 
 /// What is before the text that the model adds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,16 +24,16 @@ pub enum Prompt {
     },
 }
 
-/// How answers are drawn.
+/// How an answer is drawn.
 #[derive(Clone, Debug)]
 pub struct Sampling {
-    /// Tokens at most.
+    /// Tokens at most, and at least one.
     pub max_tokens: usize,
     /// 0 always takes the most likely token.
     pub temperature: f32,
     /// Only the most likely tokens that together reach this probability.
     pub top_p: f32,
-    /// Same seed, same answers.
+    /// Same seed, same answer.
     pub seed: u64,
 }
 
@@ -42,103 +42,147 @@ pub struct Until<'a> {
     /// It ends before any of these.
     pub stops: Vec<String>,
     /// Or when this says so of all of it.
-    pub finished: &'a dyn Fn(&str) -> bool,
+    pub finished: Box<dyn Fn(&str) -> bool + 'a>,
 }
 
-/// A model that continues prompts.
-pub struct Writer<'a> {
+/// A model that continues several prompts together, each known by a `K`. What becomes of one does not depend on the others.
+pub struct Writer<'a, K> {
     ready: &'a Ready,
-    session: Session,
+    sessions: Sessions,
+    drafts: Vec<Option<Draft<'a, K>>>,
     interrupted: &'a AtomicBool,
 }
 
-impl<'a> Writer<'a> {
-    /// With room for `longest` tokens of a prompt and `max_tokens` more, or as many as the model can.
+/// An answer on the way.
+struct Draft<'a, K> {
+    id: K,
+    prompt: Vec<u32>,
+    /// What the model reads next.
+    token: u32,
+    written: runtime::Writer,
+    until: Until<'a>,
+    text: String,
+}
+
+impl<'a, K> Writer<'a, K> {
+    /// For `answers` answers, with room for `longest` tokens of a prompt and `max_tokens` more, or as many as the model can.
     pub fn new(
         ready: &'a Ready,
+        answers: usize,
         longest: usize,
         max_tokens: usize,
         interrupted: &'a AtomicBool,
     ) -> Result<Self, Failure> {
         let context = longest.saturating_add(max_tokens).clamp(2, ready.model.config().context_len.max(2));
-        let options = SessionOptions { context, ..SessionOptions::default() };
-        let bytes = Session::memory_needed(ready.model.config(), &options, ready.model.engine().threads());
-        process::check_memory(
-            &format!("a context of {context} tokens"),
-            bytes as u64,
-            "ask for less with --max-tokens",
-        )?;
-        Ok(Writer { ready, session: Session::new(&ready.model, &options)?, interrupted })
+        let sessions = sessions(&ready.model, answers, context, "ask for less with --max-tokens")?;
+        let drafts = (0..sessions.texts()).map(|_| None).collect();
+        Ok(Writer { ready, sessions, drafts, interrupted })
     }
 
-    /// The model.
-    pub fn ready(&self) -> &'a Ready {
-        self.ready
+    /// Whether a prompt leaves room in the context.
+    pub fn fits(&self, prompt: &[u32]) -> bool {
+        prompt.len() < self.sessions.context()
     }
 
-    /// `n` answers to the same prompt; `None` if it leaves no room in the context. `seed` makes those of each prompt
-    /// others.
-    pub fn write(
-        &mut self,
-        prompt: &[u32],
-        until: &Until,
-        sampling: &Sampling,
-        n: usize,
-        seed: &str,
-    ) -> Result<Option<Vec<String>>, Failure> {
+    /// Whether another answer can begin.
+    pub fn is_free(&self) -> bool {
+        self.drafts.iter().any(Option::is_none)
+    }
+
+    /// Whether no answer is on the way.
+    pub fn is_idle(&self) -> bool {
+        self.drafts.iter().all(Option::is_none)
+    }
+
+    /// Begins answer `id` to a prompt that fits; [`Self::is_free`] must hold.
+    pub fn begin(&mut self, id: K, prompt: &[u32], until: Until<'a>, sampling: &Sampling) -> Result<(), Failure> {
         let begin = self.ready.tokenizer.bos().or(self.ready.tokenizer.end_ids().first().copied());
         let prompt = if prompt.is_empty() { begin.as_slice() } else { prompt };
-        let Some((last, before)) = prompt.split_last() else { return Err(runtime::Error::EmptyPrompt.into()) };
-        if prompt.len() >= self.session.context() {
-            return Ok(None);
-        }
-        self.session.truncate(0);
-        self.read(before)?;
-        let mut all = Vec::with_capacity(n);
-        for sample in 0..n {
-            // The prompt is read once for all samples.
-            self.session.truncate(before.len());
-            all.push(self.write_one(*last, until, sampling, seed_of(sampling.seed, seed, sample))?);
-        }
-        Ok(Some(all))
+        let Some((&token, before)) = prompt.split_last() else { return Err(runtime::Error::EmptyPrompt.into()) };
+        let Some(at) = self.drafts.iter().position(Option::is_none) else {
+            return Err(Failure::Runtime("no room for another answer".into()));
+        };
+        self.sessions.restart(at);
+        self.read(at, before)?;
+        let written = runtime::Writer::new(&options(sampling, &until));
+        self.drafts[at] = Some(Draft { id, prompt: prompt.to_vec(), token, written, until, text: String::new() });
+        Ok(())
     }
 
-    /// In pieces, so that Ctrl-C is seen.
-    fn read(&mut self, tokens: &[u32]) -> Result<(), Failure> {
+    /// A token of every answer on the way; returns those that are over.
+    pub fn step(&mut self) -> Result<Vec<(K, String)>, Failure> {
+        if self.interrupted.load(Ordering::SeqCst) {
+            return Err(Failure::Interrupted);
+        }
+        let Writer { ready, sessions, drafts, .. } = self;
+        let next: Vec<(usize, u32)> =
+            drafts.iter().enumerate().filter_map(|(at, draft)| Some((at, draft.as_ref()?.token))).collect();
+        let has_room: Vec<bool> = next.iter().map(|(at, _)| sessions.position(*at) + 1 < sessions.context()).collect();
+        let mut over = Vec::new();
+        for (((at, _), has_room), logits) in next.iter().zip(has_room).zip(sessions.step(&next)?) {
+            let is_over = drafts[*at].as_mut().is_some_and(|draft| draft.go_on(logits, &ready.tokenizer, has_room));
+            if let Some(draft) = drafts[*at].take_if(|_| is_over) {
+                over.push((draft.id, draft.text));
+            }
+        }
+        Ok(over)
+    }
+
+    /// What another answer to the same prompt has read is not read again.
+    fn read(&mut self, at: usize, tokens: &[u32]) -> Result<(), Failure> {
+        let same = |draft: &Option<Draft<K>>| draft.as_ref().is_some_and(|d| d.prompt[..d.prompt.len() - 1] == *tokens);
+        if let Some(from) = self.drafts.iter().position(same)
+            && self.sessions.fork(from, at, tokens.len())
+        {
+            return Ok(());
+        }
+        // In pieces, so that Ctrl-C is seen.
         for piece in tokens.chunks(64) {
             if self.interrupted.load(Ordering::SeqCst) {
                 return Err(Failure::Interrupted);
             }
-            self.session.feed(piece)?;
+            self.sessions.feed(at, piece)?;
         }
         Ok(())
     }
+}
 
-    fn write_one(&mut self, last: u32, until: &Until, sampling: &Sampling, seed: u64) -> Result<String, Failure> {
-        let sampler = SamplerOptions {
-            temperature: sampling.temperature,
-            top_k: 0,
-            top_p: sampling.top_p,
-            min_p: 0.0,
-            seed,
-            ..SamplerOptions::default()
-        };
-        let options = GenerateOptions { max_tokens: sampling.max_tokens, sampler, stop: until.stops.clone() };
-        let (mut text, interrupted) = (String::new(), self.interrupted);
-        generate(&mut self.session, &self.ready.tokenizer, &[last], &options, &mut |event| {
-            if let Event::Text(more) = event {
-                text.push_str(more);
+impl<K> Draft<'_, K> {
+    /// With the logits after what was read; whether it is over.
+    fn go_on(&mut self, logits: &[f32], tokenizer: &Tokenizer, has_room: bool) -> bool {
+        match self.written.choose(logits, tokenizer) {
+            Step::Last(text, _) => {
+                self.text += &text;
+                return true;
             }
-            match interrupted.load(Ordering::SeqCst) || (until.finished)(&text) {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
+            Step::More(text) => self.text += &text,
+        }
+        if (self.until.finished)(&self.text) {
+            return true;
+        }
+        match self.written.due(has_room) {
+            ControlFlow::Break(Step::Last(text, _) | Step::More(text)) => {
+                self.text += &text;
+                true
             }
-        })?;
-        match interrupted.load(Ordering::SeqCst) {
-            true => Err(Failure::Interrupted),
-            false => Ok(text),
+            ControlFlow::Continue(next) => {
+                self.token = next.unwrap_or(self.token);
+                next.is_none()
+            }
         }
     }
+}
+
+fn options(sampling: &Sampling, until: &Until) -> GenerateOptions {
+    let sampler = SamplerOptions {
+        temperature: sampling.temperature,
+        top_k: 0,
+        top_p: sampling.top_p,
+        min_p: 0.0,
+        seed: sampling.seed,
+        ..SamplerOptions::default()
+    };
+    GenerateOptions { max_tokens: sampling.max_tokens, sampler, stop: until.stops.clone() }
 }
 
 /// The tokens of a prompt.
@@ -159,8 +203,9 @@ pub fn encode(ready: &Ready, prompt: &Prompt) -> Result<Vec<u32>, Failure> {
     Ok(ready.tokenizer.encode(text, Special::Parse))
 }
 
-/// Does not depend on what was written before, so that a run that is gone on with writes the same.
-fn seed_of(seed: u64, item: &str, sample: usize) -> u64 {
+/// The seed of a sample of an item. Does not depend on what was written before, so that a run that is gone on with writes
+/// the same.
+pub fn seed_of(seed: u64, item: &str, sample: usize) -> u64 {
     let hash = blake3::hash(format!("{seed} {sample} {item}").as_bytes());
     u64::from_le_bytes(std::array::from_fn(|i| hash.as_bytes()[i]))
 }

@@ -248,6 +248,14 @@ struct Done<'a> {
     result: Result<Sample, Failure>,
 }
 
+/// Programs on their way.
+struct Running<'a> {
+    tasks: SyncSender<Task<'a>>,
+    finished: Receiver<Done<'a>>,
+    /// By item, of those that have not all been run, a place a sample.
+    open: HashMap<&'a str, Vec<Option<Sample>>>,
+}
+
 impl<'a> Bench<'a> {
     fn run(&mut self, ready: Option<&Ready>) -> Result<(), Failure> {
         let jobs = self.args.jobs.map_or_else(process::default_threads, usize::from);
@@ -262,7 +270,7 @@ impl<'a> Bench<'a> {
                 scope.spawn(move || work(queue, &done, sandbox, args, stop));
             }
             drop(done);
-            let result = self.write_all(ready, tasks, &finished);
+            let result = self.write_all(ready, tasks, finished);
             // What still runs is of no use then.
             stop.store(result.is_err(), Ordering::SeqCst);
             result
@@ -273,77 +281,76 @@ impl<'a> Bench<'a> {
         &mut self,
         ready: Option<&Ready>,
         tasks: SyncSender<Task<'a>>,
-        finished: &Receiver<Done<'a>>,
+        finished: Receiver<Done<'a>>,
     ) -> Result<(), Failure> {
         let asked = self.asked;
         let todo: Vec<&Item> = asked.iter().filter(|i| !self.records.contains_key(&i.task_id)).collect();
         self.bar.set_position((asked.len() - todo.len()) as u64);
-        let mut open = HashMap::new();
-        let mut writer = ready.map(|ready| self.writer(ready, &todo)).transpose()?;
-        for item in todo {
-            let tools = match self.tools.of(item.language) {
-                Ok(tools) => tools,
-                Err(why) => {
-                    self.finish_without_run(item, Outcome::NotRun, why)?;
-                    continue;
-                }
-            };
-            let answers = match &mut writer {
-                Some(writer) => self.answers(writer, item)?,
-                None => Some(vec![String::new()]),
-            };
-            let Some(answers) = answers else {
-                self.finish_without_run(item, Outcome::Failed, "the prompt leaves no room in the model's context")?;
-                continue;
-            };
-            open.insert(item.task_id.as_str(), vec![None; answers.len()]);
-            for (sample, completion) in answers.into_iter().enumerate() {
-                let mut task = self.task(item, sample, completion, tools);
-                // Full if programs take longer than writing them.
-                while let Err(TrySendError::Full(back)) = tasks.try_send(task) {
-                    task = back;
-                    self.collect(finished, &mut open, Duration::from_millis(20))?;
-                }
-            }
-            self.collect(finished, &mut open, Duration::ZERO)?;
+        let tools = self.tools;
+        let (todo, lacking): (Vec<&Item>, Vec<&Item>) =
+            todo.into_iter().partition(|item| tools.of(item.language).is_ok());
+        for item in lacking {
+            self.finish_without_run(item, Outcome::NotRun, tools.of(item.language).err().unwrap_or_default())?;
         }
-        drop(tasks);
-        while !open.is_empty() {
-            self.collect(finished, &mut open, Duration::from_millis(50))?;
+        let mut running = Running { tasks, finished, open: HashMap::new() };
+        match ready {
+            Some(ready) => self.write_answers(ready, &todo, &mut running)?,
+            None => todo.into_iter().try_for_each(|item| self.hand_over(item, 0, String::new(), &mut running))?,
+        }
+        while !running.open.is_empty() {
+            self.collect(&mut running, Duration::from_millis(50))?;
         }
         self.bar.finish_and_clear();
         Ok(())
     }
 
-    fn writer<'r>(&self, ready: &'r Ready, todo: &[&Item]) -> Result<Writer<'r>, Failure>
-    where
-        'a: 'r,
-    {
-        let mut longest = 0;
-        for item in todo {
-            longest = longest.max(self.prompt(ready, item)?.len());
+    /// What the model writes, several answers at a time; programs are run meanwhile.
+    fn write_answers(&mut self, ready: &Ready, todo: &[&'a Item], running: &mut Running<'a>) -> Result<(), Failure> {
+        let (args, chat, samples) = (self.args, self.chat, usize::from(self.args.samples));
+        let prompts = todo.iter().map(|item| writer::encode(ready, &protocol::prompt(item, chat, self.shots)));
+        let prompts = prompts.collect::<Result<Vec<_>, _>>()?;
+        let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
+        let max_tokens = args.max_tokens as usize;
+        let mut writer = Writer::new(ready, todo.len() * samples, longest, max_tokens, self.interrupted)?;
+        let (fit, long): (Vec<_>, Vec<_>) = todo.iter().zip(&prompts).partition(|(_, prompt)| writer.fits(prompt));
+        for (item, _) in long {
+            self.finish_without_run(item, Outcome::Failed, "the prompt leaves no room in the model's context")?;
         }
-        Writer::new(ready, longest, self.args.max_tokens as usize, self.interrupted)
+        let mut waiting = fit.into_iter().flat_map(|of_item| (0..samples).map(move |sample| (of_item, sample)));
+        loop {
+            while writer.is_free()
+                && let Some(((item, prompt), sample)) = waiting.next()
+            {
+                writer.begin((*item, sample), prompt, until(item, chat), &sampling(args, item, sample))?;
+            }
+            if writer.is_idle() {
+                return Ok(());
+            }
+            for ((item, sample), answer) in writer.step()? {
+                self.hand_over(item, sample, answer, running)?;
+            }
+            self.collect(running, Duration::ZERO)?;
+        }
     }
 
-    fn prompt(&self, ready: &Ready, item: &Item) -> Result<Vec<u32>, Failure> {
-        writer::encode(ready, &protocol::prompt(item, self.chat, self.shots))
-    }
-
-    /// What the model writes for `item`, as many as there are samples.
-    fn answers(&self, writer: &mut Writer, item: &Item) -> Result<Option<Vec<String>>, Failure> {
-        let until = Until {
-            stops: protocol::stops(item, self.chat),
-            finished: &|added| protocol::is_finished(item, self.chat, added),
-        };
-        let sampling = Sampling {
-            max_tokens: self.args.max_tokens as usize,
-            temperature: self.args.temperature,
-            top_p: self.args.top_p,
-            seed: self.args.seed,
-        };
-        let prompt = self.prompt(writer.ready(), item)?;
-        writer.write(&prompt, &until, &sampling, usize::from(self.args.samples), &item.task_id)
+    /// Has a program run, as soon as there is room for it.
+    fn hand_over(
+        &mut self,
+        item: &'a Item,
+        sample: usize,
+        answer: String,
+        running: &mut Running<'a>,
+    ) -> Result<(), Failure> {
+        let Ok(tools) = self.tools.of(item.language) else { return Ok(()) };
+        let samples = if self.args.canonical { 1 } else { usize::from(self.args.samples) };
+        running.open.entry(item.task_id.as_str()).or_insert_with(|| vec![None; samples]);
+        let mut task = self.task(item, sample, answer, tools);
+        // Full if programs take longer than writing them.
+        while let Err(TrySendError::Full(back)) = running.tasks.try_send(task) {
+            task = back;
+            self.collect(running, Duration::from_millis(20))?;
+        }
+        Ok(())
     }
 
     fn task(&self, item: &'a Item, sample: usize, answer: String, tools: &Toolchain) -> Task<'a> {
@@ -356,23 +363,18 @@ impl<'a> Bench<'a> {
     }
 
     /// Takes what has been run, waiting at most so long for the first.
-    fn collect(
-        &mut self,
-        finished: &Receiver<Done<'a>>,
-        open: &mut HashMap<&'a str, Vec<Option<Sample>>>,
-        mut wait: Duration,
-    ) -> Result<(), Failure> {
+    fn collect(&mut self, running: &mut Running<'a>, mut wait: Duration) -> Result<(), Failure> {
         if self.interrupted.load(Ordering::SeqCst) {
             return Err(Failure::Interrupted);
         }
-        while let Ok(done) = finished.recv_timeout(wait) {
+        while let Ok(done) = running.finished.recv_timeout(wait) {
             wait = Duration::ZERO;
             let sample = done.result?;
             let task_id = done.item.task_id.as_str();
-            let Some(samples) = open.get_mut(task_id) else { continue };
+            let Some(samples) = running.open.get_mut(task_id) else { continue };
             samples[done.sample] = Some(sample);
             if let Some(samples) = samples.iter().cloned().collect::<Option<Vec<Sample>>>() {
-                open.remove(task_id);
+                running.open.remove(task_id);
                 self.finish(Record { task_id: task_id.to_owned(), samples })?;
             }
         }
@@ -404,6 +406,20 @@ impl<'a> Bench<'a> {
 
     fn summary<'s>(&'s self, ks: &'s [usize]) -> Summary<'s> {
         Summary::new(self.asked.iter().filter_map(|item| self.records.get(&item.task_id)).collect(), ks)
+    }
+}
+
+fn until(item: &Item, chat: bool) -> Until<'_> {
+    let finished = Box::new(move |added: &str| protocol::is_finished(item, chat, added));
+    Until { stops: protocol::stops(item, chat), finished }
+}
+
+fn sampling(args: &PassArgs, item: &Item, sample: usize) -> Sampling {
+    Sampling {
+        max_tokens: args.max_tokens as usize,
+        temperature: args.temperature,
+        top_p: args.top_p,
+        seed: writer::seed_of(args.seed, &item.task_id, sample),
     }
 }
 
