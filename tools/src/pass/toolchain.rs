@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::items::Item;
 use super::language::Language;
 
 /// What runs one language's programs.
@@ -74,6 +75,37 @@ impl Toolchain {
     pub(crate) fn named(programs: &[&str]) -> Self {
         let programs = programs.iter().map(|p| (*p).to_owned()).collect();
         Toolchain { programs, version: String::new(), folders: Vec::new() }
+    }
+}
+
+/// The toolchains of all languages that come up.
+pub struct Tools(pub Vec<(Language, Result<Toolchain, String>)>);
+
+impl Tools {
+    /// Those that `items` need, on this machine's `PATH`.
+    pub fn find(items: &[Item]) -> Self {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let mut all: Vec<(Language, Result<Toolchain, String>)> = Vec::new();
+        for item in items {
+            if !all.iter().any(|(language, _)| *language == item.language) {
+                all.push((item.language, Toolchain::find(item.language, &path)));
+            }
+        }
+        Tools(all)
+    }
+
+    /// What they need to be read by programs.
+    pub fn folders(&self) -> Vec<PathBuf> {
+        let mut folders: Vec<PathBuf> =
+            self.0.iter().flat_map(|(_, t)| t.iter().flat_map(|t| t.folders.clone())).collect();
+        folders.sort();
+        folders
+    }
+
+    /// That of a language, or why there is none.
+    pub fn of(&self, language: Language) -> Result<&Toolchain, &str> {
+        let found = self.0.iter().find(|(l, _)| *l == language);
+        found.map_or(Err("not looked for"), |(_, tools)| tools.as_ref().map_err(String::as_str))
     }
 }
 
