@@ -23,8 +23,9 @@ use crate::progress::{Meter, Progress};
 use crate::report::{JudgedBy, Report, TensorReport, Warning};
 use crate::shortlist::{shortened, source_rows};
 use crate::sink::Sink;
+use crate::site::Site;
 use crate::statistics::{ColumnNorms, Inputs};
-use crate::stream::{Site, Stream};
+use crate::stream::Stream;
 use crate::tensors::{check_finite, check_tensors, expect, is_layer_matrix, outside_layers, read_all};
 
 /// What is known of the inputs of matrices.

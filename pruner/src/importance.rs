@@ -17,8 +17,8 @@ use rayon::prelude::*;
 use spm::{Activation, Checkpoint, Config};
 
 use crate::error::Error;
+use crate::site::Site;
 use crate::statistics::HeldOut;
-use crate::stream::Site;
 use crate::tensors::read_all;
 
 /// Tokens looked at.

@@ -14,8 +14,9 @@ use crate::options::PruneOptions;
 use crate::pattern::{Group, Pattern};
 use crate::profile::{Budget, Profile};
 use crate::shortlist::shortened;
+use crate::site::Site;
 use crate::states::{self, Residence};
-use crate::stream::{self, Site, Stream};
+use crate::stream::{self, Stream};
 use crate::tensors::{layer_matrices, tables};
 
 /// Work of scoring, selecting, encoding and reading back one weight, in multiply-adds.

@@ -5,7 +5,8 @@ use std::fmt;
 use spm::{Config, Encoding};
 
 use crate::method::Needs;
-use crate::stream::{HELD_OUT, Site};
+use crate::site::Site;
+use crate::stream::HELD_OUT;
 
 /// Tokens for each input feature below which the products of features are mostly noise.
 const TOKENS_A_FEATURE: u64 = 8;

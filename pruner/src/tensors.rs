@@ -3,7 +3,7 @@
 use spm::{Checkpoint, Config, POSITIONS};
 
 use crate::error::Error;
-use crate::stream::MATRICES;
+use crate::site::MATRICES;
 
 /// The matrices that may be pruned, with their shapes.
 pub(crate) fn layer_matrices(config: &Config) -> impl Iterator<Item = (String, (usize, usize))> {

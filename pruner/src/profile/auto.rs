@@ -24,8 +24,9 @@ use crate::pattern::Pattern;
 use crate::plan;
 use crate::progress::Progress;
 use crate::provenance::sha256_of_windows;
+use crate::site::Site;
 use crate::statistics::Inputs;
-use crate::stream::{self, Site, Stream};
+use crate::stream::{self, Stream};
 use crate::tensors::{check_finite, layer_matrices, missing, read_all, tables};
 
 /// Most windows whose inputs are summed.

@@ -13,7 +13,8 @@ use crate::error::Error;
 use crate::method::Needs;
 use crate::options::PruneOptions;
 use crate::progress::Progress;
-use crate::stream::{self, Site, Stream};
+use crate::site::Site;
+use crate::stream::{self, Stream};
 use crate::tensors::layer_matrices;
 
 const M: f64 = 5.0;
