@@ -169,13 +169,16 @@ struct Packed {
     /// Where each document ends.
     ends: Vec<usize>,
     available: usize,
+    /// How far windows are moved on towards the next of them, of 2^64.
+    phase: u64,
 }
 
 impl Packed {
     /// `windows` of `len` tokens at equal distances.
     fn windows(&self, windows: usize, len: usize) -> impl Iterator<Item = Range<usize>> {
         let fitting = self.ids.len() / len;
-        (0..windows).map(move |i| i * fitting / windows * len).map(move |first| first..first + len)
+        let moved = ((self.phase as u128 * fitting as u128) >> 64) as usize;
+        (0..windows).map(move |i| (i * fitting + moved) / windows * len).map(move |first| first..first + len)
     }
 
     /// Documents that these windows hold some of.
@@ -256,7 +259,9 @@ impl CalibrationOptions {
     ) -> Result<Packed, Error> {
         let mut places = documents.find(&part.sources, part.domain)?;
         SplitMix::new(self.seed).shuffle(&mut places);
-        let mut packed = Packed { ids: Vec::new(), ends: Vec::new(), available: places.len() };
+        // Also of one long document every seed takes other windows: multiples of the golden ratio lie evenly.
+        let phase = self.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let mut packed = Packed { ids: Vec::new(), ends: Vec::new(), available: places.len(), phase };
         let most = windows.saturating_mul(self.text_len()).saturating_mul(SPREAD);
         for place in &places {
             if packed.ids.len() >= most {

@@ -181,6 +181,24 @@ fn the_seed_alone_decides_the_order() {
 }
 
 #[test]
+fn of_one_document_every_seed_takes_other_windows() {
+    let folder = tempfile::tempdir().unwrap();
+    let text: String = (0..700).map(|i| format!("{i:09}\n")).collect();
+    write(folder.path(), "long.txt", text.as_bytes());
+    let with = |seed| {
+        let options = CalibrationOptions { seed, ..options(&[folder.path()], 5, 100) };
+        let windows = Calibration::collect(&options, &bytes).unwrap().windows;
+        windows.iter().map(|w| text_of(std::slice::from_ref(w))[..9].parse().unwrap()).collect::<Vec<usize>>()
+    };
+    assert_eq!(with(0), [0, 140, 280, 420, 560]);
+    for seed in 1..20 {
+        let (windows, before) = (with(seed), with(seed - 1));
+        assert!(windows.iter().zip(&before).all(|(a, b)| a != b), "{seed}: {windows:?}, {before:?}");
+        assert!(windows.windows(2).all(|w| (130..=150).contains(&(w[1] - w[0]))), "{seed}: {windows:?}");
+    }
+}
+
+#[test]
 fn missing_sources_and_senseless_sizes_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let nowhere = folder.path().join("nowhere");
