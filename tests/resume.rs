@@ -138,7 +138,7 @@ fn first_record(journal: &[u8]) -> usize {
 }
 
 fn header_len(journal: &[u8]) -> usize {
-    24 + u32::from_le_bytes(journal[12..16].try_into().unwrap()) as usize + 32
+    24 + 32 + u32::from_le_bytes(journal[12..16].try_into().unwrap()) as usize + 32
 }
 
 /// Bytes of the record at `at`, its length and its hash not counted; zeros are reserved room.
