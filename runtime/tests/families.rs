@@ -182,7 +182,7 @@ fn texts_begin_as_others_do() {
             let mut alone = Vec::new();
             session(&model, 64).feed_each(&ids, |_, logits| alone.push(logits.to_vec())).unwrap();
             let mut together = Sessions::new(&model, 2, CONTEXT, KvType::F32).unwrap();
-            let mut check = |together: &mut Sessions, next: &[(usize, u32)], expected: &[usize]| {
+            let check = |together: &mut Sessions, next: &[(usize, u32)], expected: &[usize]| {
                 let found = together.step(next).unwrap();
                 let same = found.zip(expected).all(|(logits, &at)| *logits == alone[at]);
                 assert!(same, "{name}, {precision:?}: {expected:?}");
