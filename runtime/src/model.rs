@@ -5,12 +5,13 @@ use spm::{Checkpoint, Config, Matrix};
 use crate::activation;
 use crate::engine::{Engine, EngineOptions};
 use crate::error::Error;
+use crate::kv_cache::KvCache;
 use crate::linear::{Linear, load_vector};
 use crate::norm::Norm;
 use crate::open::Source;
 use crate::ops;
 use crate::tokenizer::Tokenizer;
-use crate::transformer::{Layer, Workspace, embed, load_positions};
+use crate::transformer::{Layer, LayerIo, Workspace, embed, load_positions};
 
 /// All weights, checked against the shape once.
 pub struct Model {
@@ -116,6 +117,32 @@ impl Model {
         }
         if let Some(list) = &c.shortlist {
             spread(list.ids(), c.vocab_size, logits);
+        }
+    }
+
+    /// Runs `tokens` of one text, the first of them at position `first`, through all layers: `io` then holds the stream.
+    pub(crate) fn run_layers<'c>(
+        &self,
+        ws: &mut Workspace,
+        io: &mut LayerIo,
+        caches: impl Iterator<Item = &'c mut KvCache>,
+        tokens: &[u32],
+        first: usize,
+    ) -> Result<(), Error> {
+        io.resize(self.engine(), tokens.len());
+        self.embed(tokens, first, &mut io.hidden)?;
+        for (layer, cache) in self.layers().iter().zip(caches) {
+            layer.forward(self.engine(), ws, cache, first, io);
+        }
+        Ok(())
+    }
+
+    /// Refuses what is no token.
+    pub(crate) fn check_tokens(&self, tokens: &[u32]) -> Result<(), Error> {
+        let vocab_size = self.config().vocab_size;
+        match tokens.iter().find(|&&t| t as usize >= vocab_size) {
+            Some(&token) => Err(Error::Token { token, vocab_size }),
+            None => Ok(()),
         }
     }
 

@@ -213,22 +213,13 @@ impl Session {
 
     /// Refuses what is no token.
     pub fn check_tokens(&self, tokens: &[u32]) -> Result<(), Error> {
-        let vocab_size = self.model.config().vocab_size;
-        match tokens.iter().find(|&&t| t as usize >= vocab_size) {
-            Some(&token) => Err(Error::Token { token, vocab_size }),
-            None => Ok(()),
-        }
+        self.model.check_tokens(tokens)
     }
 
     fn run_layers(&mut self, tokens: &[u32]) -> Result<(), Error> {
         let first = self.position();
         let Session { model, caches, ws, io, .. } = self;
-        let engine = model.engine();
-        io.resize(engine, tokens.len());
-        model.embed(tokens, first, &mut io.hidden)?;
-        for (layer, cache) in model.layers().iter().zip(caches) {
-            layer.forward(engine, ws, cache, first, io);
-        }
+        model.run_layers(ws, io, caches.iter_mut(), tokens, first)?;
         // From the beginning on, what other texts left in the caches does not matter.
         self.end = if first == 0 { 0 } else { self.end };
         self.tokens.extend_from_slice(tokens);

@@ -101,14 +101,9 @@ impl Sessions {
     pub fn feed(&mut self, text: usize, tokens: &[u32]) -> Result<(), Error> {
         self.check(text, tokens)?;
         let Sessions { model, caches, positions, ws, io, .. } = self;
-        let engine = model.engine();
         for tokens in tokens.chunks(BATCH) {
-            let first = positions[text];
-            io.resize(engine, tokens.len());
-            model.embed(tokens, first, &mut io.hidden)?;
-            for (layer, caches) in model.layers().iter().zip(caches.iter_mut()) {
-                layer.forward(engine, ws, &mut caches[text], first, io);
-            }
+            let caches = caches.iter_mut().map(|of_layer| &mut of_layer[text]);
+            model.run_layers(ws, io, caches, tokens, positions[text])?;
             positions[text] += tokens.len();
         }
         Ok(())
@@ -142,14 +137,10 @@ impl Sessions {
     }
 
     fn check(&self, text: usize, tokens: &[u32]) -> Result<(), Error> {
-        let vocab_size = self.model.config().vocab_size;
         let needed = self.positions[text].saturating_add(tokens.len());
         if needed > self.context {
             return Err(Error::ContextFull { needed, context: self.context });
         }
-        match tokens.iter().find(|&&token| token as usize >= vocab_size) {
-            Some(&token) => Err(Error::Token { token, vocab_size }),
-            None => Ok(()),
-        }
+        self.model.check_tokens(tokens)
     }
 }

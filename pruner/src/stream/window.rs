@@ -112,7 +112,7 @@ impl Window {
     /// From the dense model's stream after `site` to what the matrix of the site is to give: what the stream lacks, as it is
     /// before it is scaled and without the bias. What is normalised before it is added cannot make up for the stream:
     /// `beside` are the dense model's own outputs then.
-    pub(super) fn leave_what_is_missing(
+    fn leave_what_is_missing(
         &self,
         beside: &mut [f32],
         site: Site,
@@ -161,14 +161,7 @@ impl Window {
 
     /// Moves the dense model to `site`, or after it where that adds to the stream, showing `see` its inputs, or the stream
     /// (with post-norms: the outputs). A parallel layer's stream moves at the last site alone, which runs attention again.
-    pub(super) fn follow(
-        &mut self,
-        site: Site,
-        engine: &Engine,
-        layer: &Layer,
-        worker: &mut Worker,
-        see: &mut dyn FnMut(&[f32]),
-    ) {
+    fn follow(&mut self, site: Site, engine: &Engine, layer: &Layer, worker: &mut Worker, see: &mut dyn FnMut(&[f32])) {
         let c = engine.config();
         let is_parallel = c.residual.is_parallel();
         let Worker { ws, cache, narrow, attended, wide } = worker;

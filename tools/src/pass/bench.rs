@@ -145,7 +145,7 @@ impl<'a> Bench<'a> {
         running: &mut Running<'a>,
     ) -> Result<(), Failure> {
         let Ok(tools) = self.tools.of(item.language) else { return Ok(()) };
-        let samples = if self.args.canonical { 1 } else { usize::from(self.args.samples) };
+        let samples = self.samples();
         running.open.entry(item.task_id.as_str()).or_insert_with(|| vec![None; samples]);
         let mut task = self.task(item, sample, answer, tools);
         // Full if programs take longer than writing them.
@@ -190,9 +190,13 @@ impl<'a> Bench<'a> {
             program: String::new(),
             completion: String::new(),
         };
-        let n = if self.args.canonical { 1 } else { usize::from(self.args.samples) };
-        let samples = (0..n).map(|_| sample()).collect();
+        let samples = (0..self.samples()).map(|_| sample()).collect();
         self.finish(Record { task_id: item.task_id.clone(), samples })
+    }
+
+    /// Programs of an item.
+    fn samples(&self) -> usize {
+        if self.args.canonical { 1 } else { usize::from(self.args.samples) }
     }
 
     fn finish(&mut self, record: Record) -> Result<(), Failure> {
