@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, ErrorKind, Value, context};
+use runtime::Special;
 
+use crate::cli::Ready;
 use crate::failure::Failure;
 
 const MAX_TEMPLATE: usize = 64 << 10;
@@ -28,13 +30,37 @@ pub struct Message {
 }
 
 impl Message {
+    /// What the user says.
+    pub fn user(content: &str) -> Self {
+        Message { role: "user".into(), content: content.into() }
+    }
+
+    /// What the assistant is told to be.
+    pub fn system(content: &str) -> Self {
+        Message { role: "system".into(), content: content.into() }
+    }
+
     fn to_value(&self) -> Value {
         context! { role => self.role.as_str(), content => self.content.as_str() }
     }
 }
 
+/// The tokens of `messages` by the model's own template, up to the assistant's reply, which begins with `answer`.
+pub fn encode(ready: &Ready, messages: &[Message], answer: &str) -> Result<Vec<u32>, Failure> {
+    let template = ready.chat_template.as_deref();
+    let template =
+        template.ok_or_else(|| Failure::Usage("this model has no chat template; leave --chat out".into()))?;
+    let tokenizer = &ready.tokenizer;
+    let text_of = |id: Option<u32>| id.map(|id| tokenizer.token_text(id)).unwrap_or_default();
+    let bos = text_of(tokenizer.bos());
+    let text = render(template, messages, &bos, &text_of(tokenizer.eos()))? + answer;
+    // Templates write the beginning of text themselves; encoding must not add another.
+    let text = text.strip_prefix(bos.as_str()).filter(|_| tokenizer.adds_bos()).unwrap_or(&text);
+    Ok(tokenizer.encode(text, Special::Parse))
+}
+
 /// Renders `messages` with the model's `template`, ready for the assistant's reply.
-pub fn render(template: &str, messages: &[Message], bos: &str, eos: &str) -> Result<String, Failure> {
+fn render(template: &str, messages: &[Message], bos: &str, eos: &str) -> Result<String, Failure> {
     if template.len() > MAX_TEMPLATE {
         let len = template.len();
         return Err(bad(&format!("{len} bytes long, at most {MAX_TEMPLATE} are run")));
@@ -87,15 +113,11 @@ fn render_here(template: &str, messages: &[Message], bos: &str, eos: &str) -> Re
 mod tests {
     use super::*;
 
-    fn one(content: &str) -> Vec<Message> {
-        vec![Message { role: "user".into(), content: content.into() }]
-    }
-
     #[test]
     fn a_chatml_template_gives_a_prompt() {
         let template = "{%- for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'].strip() + '<|im_end|>\\n' }}\
                         {%- endfor %}{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{%- endif %}";
-        let text = render(template, &one(" Hi "), "", "").unwrap();
+        let text = render(template, &[Message::user(" Hi ")], "", "").unwrap();
         assert_eq!(text, "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
     }
 
@@ -114,7 +136,7 @@ mod tests {
             "x".repeat(MAX_TEMPLATE + 1),
         ];
         for template in all {
-            match render(&template, &one("Hi"), "", "") {
+            match render(&template, &[Message::user("Hi")], "", "") {
                 Err(Failure::BadFile(message)) => assert!(message.contains("chat template"), "{message}"),
                 // A chain of signs is legal arithmetic; what matters is that it comes back.
                 Ok(text) => assert!(text.len() < 100, "{} bytes", text.len()),

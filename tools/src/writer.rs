@@ -187,20 +187,10 @@ fn options(sampling: &Sampling, until: &Until) -> GenerateOptions {
 
 /// The tokens of a prompt.
 pub fn encode(ready: &Ready, prompt: &Prompt) -> Result<Vec<u32>, Failure> {
-    let (message, answer) = match prompt {
-        Prompt::Raw(text) => return Ok(ready.tokenizer.encode(text, Special::AsText)),
-        Prompt::Chat { message, answer } => (message, answer),
-    };
-    let template = ready.chat_template.as_deref();
-    let template =
-        template.ok_or_else(|| Failure::Usage("this model has no chat template; ask without --chat".into()))?;
-    let messages = [Message { role: "user".into(), content: message.clone() }];
-    let text_of = |id: Option<u32>| id.map(|id| ready.tokenizer.token_text(id).to_owned()).unwrap_or_default();
-    let bos = text_of(ready.tokenizer.bos());
-    let text = chat::render(template, &messages, &bos, &text_of(ready.tokenizer.eos()))? + answer;
-    // Templates write the beginning of text themselves; encoding must not add another.
-    let text = text.strip_prefix(bos.as_str()).filter(|_| ready.tokenizer.adds_bos()).unwrap_or(&text);
-    Ok(ready.tokenizer.encode(text, Special::Parse))
+    match prompt {
+        Prompt::Raw(text) => Ok(ready.tokenizer.encode(text, Special::AsText)),
+        Prompt::Chat { message, answer } => chat::encode(ready, &[Message::user(message)], answer),
+    }
 }
 
 /// The seed of a sample of an item. Does not depend on what was written before, so that a run that is gone on with writes

@@ -181,18 +181,9 @@ fn prompt_tokens(cli: &Cli, ready: &Ready, text: &PromptText) -> Result<Vec<u32>
         let special = if cli.special { Special::Parse } else { Special::AsText };
         return Ok(ready.tokenizer.encode(&text.before, special));
     }
-    let template = ready.chat_template.as_deref();
-    let template =
-        template.ok_or_else(|| Failure::Usage("this model has no chat template; run without --chat".into()))?;
-    let message = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
-    let system = cli.system.as_deref().map(|text| message("system", text));
-    let messages: Vec<Message> = system.into_iter().chain([message("user", &text.before)]).collect();
-    let text_of = |id: Option<u32>| id.map(|id| ready.tokenizer.token_text(id).to_owned()).unwrap_or_default();
-    let bos = text_of(ready.tokenizer.bos());
-    let text = chat::render(template, &messages, &bos, &text_of(ready.tokenizer.eos()))?;
-    // Templates write the beginning of text themselves; encoding must not add another.
-    let text = text.strip_prefix(bos.as_str()).filter(|_| ready.tokenizer.adds_bos()).unwrap_or(&text);
-    Ok(ready.tokenizer.encode(text, Special::Parse))
+    let system = cli.system.as_deref().map(Message::system);
+    let messages: Vec<Message> = system.into_iter().chain([Message::user(&text.before)]).collect();
+    chat::encode(ready, &messages, "")
 }
 
 fn context(cli: &Cli, ready: &Ready, prompt_tokens: usize) -> Result<usize, Failure> {
