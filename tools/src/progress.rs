@@ -26,19 +26,28 @@ impl<'a> Shown<'a> {
 
     /// Shows `p`.
     pub fn show(&mut self, p: Progress) -> ControlFlow<()> {
-        let own = (p.done - p.resumed).max(1);
-        let left = self.started.elapsed().mul_f64((p.total - p.done) as f64 / own as f64);
-        let left = HumanDuration(left);
+        let left = self.left(p);
         self.bar.set_length(p.total);
         self.bar.set_position(p.done);
         let Shown { what, .. } = self;
-        self.bar.set_message(format!("{what}: layer {} of {}, {}, about {left} left", p.layer, p.layers, p.step));
+        self.bar.set_message(format!("{what}: layer {} of {}, {}{left}", p.layer, p.layers, p.step));
         if self.bar.is_hidden() && self.written != Some(p.layer) && p.layer < p.layers {
             self.written = Some(p.layer);
             // If standard error is closed there is nobody left to tell.
-            let _ = writeln!(std::io::stderr(), "{what}: layer {} of {}, about {left} left", p.layer, p.layers);
+            let _ = writeln!(std::io::stderr(), "{what}: layer {} of {}{left}", p.layer, p.layers);
         }
         if self.interrupted.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    /// What to say of the time left: nothing before a hundredth is done, of which the beginning is too large a part.
+    fn left(&self, p: Progress) -> String {
+        let own = p.done.saturating_sub(p.resumed);
+        let rest = p.total.saturating_sub(p.done);
+        if own == 0 || own < (own + rest) / 100 {
+            return String::new();
+        }
+        let left = self.started.elapsed().mul_f64(rest as f64 / own as f64);
+        format!(", about {} left", HumanDuration(left))
     }
 
     /// Takes the bar away.
