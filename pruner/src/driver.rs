@@ -290,7 +290,7 @@ impl<'a> Run<'a> {
     ) -> Result<Matrix, Error> {
         let name = format!("blk.{layer}.{short}");
         let shape = expect(self.source, &name)?;
-        let work = self.options.cost(&name, shape.1) * shape.0 as u64 * shape.1 as u64;
+        let work = self.options.cost(&name, shape) * shape.0 as u64 * shape.1 as u64;
         let noted = self.journal.as_mut().map(|j| j.next_matrix(&name, shape)).transpose()?.flatten();
         let is_noted = noted.is_some();
         let Outcome { stored, relative_error, fell_back } = match noted {

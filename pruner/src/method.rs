@@ -31,8 +31,8 @@ pub trait Method: Send + Sync {
         Group::Row
     }
 
-    /// Work of its own for a weight of a matrix of `cols` columns, in multiply-adds of the calibration's products.
-    fn cost(&self, _cols: usize) -> u64 {
+    /// Work of its own for a weight of a matrix of `(rows, cols)`, in multiply-adds of the calibration's products.
+    fn cost(&self, _shape: (usize, usize)) -> u64 {
         0
     }
 

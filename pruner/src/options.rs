@@ -144,11 +144,12 @@ impl PruneOptions {
         }
     }
 
-    /// Work of a weight of matrix `tensor` of `cols` columns: scoring, selecting, encoding, reading back, and what the method
+    /// Work of a weight of matrix `tensor` of `shape`, rows and columns: scoring, selecting, encoding, reading back, and what the method
     /// and compensated rounding add, which is one sweep and four rounds of descent.
-    pub(crate) fn cost(&self, tensor: &str, cols: usize) -> u64 {
+    pub(crate) fn cost(&self, tensor: &str, shape: (usize, usize)) -> u64 {
+        let cols = shape.1;
         let treatment = self.treatment(tensor);
-        let method = if treatment.pattern.is_dense() { 0 } else { self.method.cost(cols) };
+        let method = if treatment.pattern.is_dense() { 0 } else { self.method.cost(shape) };
         let rounding = if self.compensates(treatment) { 5 * cols as u64 } else { 0 };
         let refit = if self.refit && !treatment.pattern.is_dense() { 30 * cols as u64 } else { 0 };
         plan::PRUNE_COST + method + rounding + refit

@@ -185,7 +185,7 @@ impl Work {
             tokens: nsamples.saturating_mul(seqlen),
             layers: c.n_layers as u64,
             pruning: layer_matrices(c)
-                .map(|(name, (rows, cols))| (rows * cols) as u64 * options.cost(&name, cols))
+                .map(|(name, shape)| (shape.0 * shape.1) as u64 * options.cost(&name, shape))
                 .sum(),
             outside: tables(c).map(|(_, rows, cols)| rows as u64 * cols as u64).sum(),
         }

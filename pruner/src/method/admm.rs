@@ -29,10 +29,8 @@ const ITERATIONS: usize = 20;
 const MASKED: usize = 15;
 /// Tried where there are tokens to judge by,
 const DAMPS: [f32; 3] = [0.03, 0.1, 0.3];
-/// on every so many-th row,
-const STEP: usize = 4;
-/// if at least so many are left.
-const ROWS: usize = 64;
+/// on about so many rows at equal distances: losses differ little between them, and rows are what a solve costs.
+const TRIED: usize = 128;
 
 impl Method for Admm {
     fn name(&self) -> &'static str {
@@ -48,9 +46,12 @@ impl Method for Admm {
         Group::Row
     }
 
-    /// Two triangular solves an iteration, for all rows and for some of them with every damping.
-    fn cost(&self, cols: usize) -> u64 {
-        ((STEP + DAMPS.len()) * ITERATIONS * cols / STEP) as u64
+    /// Two triangular solves an iteration, for all rows and for some of them with every damping, and the factors for them.
+    fn cost(&self, (rows, cols): (usize, usize)) -> u64 {
+        let (rows, cols, damps) = (rows as u64, cols as u64, DAMPS.len() as u64);
+        let solved = rows + damps * rows.min(TRIED as u64);
+        let factors = (1 + damps) * cols * cols / 6;
+        (ITERATIONS as u64 * cols * solved + factors) / rows.max(1)
     }
 
     fn prune(&self, job: &mut Job<'_>) -> Result<Mask, Error> {
@@ -108,7 +109,7 @@ impl<'a> Problem<'a> {
 
     /// The damping that loses least on tokens held out; `None` if all lose more than Wanda.
     fn choose(&self, job: &Job<'_>, held_out: &HeldOut) -> Result<Option<f32>, Error> {
-        let step = if job.shape.0 >= STEP * ROWS { STEP } else { 1 };
+        let step = (job.shape.0 / TRIED).max(1);
         let of = Outputs { step, weights: job.importance };
         let mut dense = self.every(step, &self.dense);
         let sizes: Vec<f32> = dense.iter().map(|w| w.abs()).collect();

@@ -25,7 +25,7 @@ impl Method for SparseGpt {
         Group::Matrix
     }
 
-    fn cost(&self, cols: usize) -> u64 {
+    fn cost(&self, (_, cols): (usize, usize)) -> u64 {
         cols as u64
     }
 
