@@ -1,4 +1,4 @@
-//! `sparse-prune --calib self:python`: calibrated on text that the model wrote itself.
+//! `sparse-prune --calib self:python`: calibrated on text that the model wrote itself. And on conversations, its own or others'.
 
 mod common;
 
@@ -6,8 +6,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use spm::synthetic::SyntheticModel;
-use spm::{Encoding, SparseModel};
+use spm::synthetic::{SyntheticModel, padded_vocabulary};
+use spm::{Checkpoint, Encoding, SparseModel};
+
+const TEMPLATE: &str = "{% for m in messages %}[{{ m['role'] }}: {{ m['content'] }}]{% endfor %}\
+                        {% if add_generation_prompt %}[assistant: {% endif %}";
 
 /// A folder with a dense model.
 struct Folder(tempfile::TempDir);
@@ -16,6 +19,18 @@ impl Folder {
     fn new() -> Self {
         let folder = Folder(tempfile::tempdir().unwrap());
         common::write_spm(&folder.path("dense.spm"), &SyntheticModel::tiny(3), Encoding::F32);
+        folder
+    }
+
+    /// The same, of a model that answers.
+    fn with_template() -> Self {
+        let folder = Self::new();
+        let mut vocabulary = padded_vocabulary(384);
+        vocabulary.chat_template = Some(TEMPLATE.into());
+        let config = SyntheticModel::tiny(3).config().clone();
+        let model = SyntheticModel::with_vocabulary(config, vocabulary, 3);
+        fs::remove_file(folder.path("dense.spm")).unwrap();
+        common::write_spm(&folder.path("dense.spm"), &model, Encoding::F32);
         folder
     }
 
@@ -118,4 +133,62 @@ fn nothing_is_written_for_nothing() {
     let (code, said) = folder.prune("dry/m.spm", &[own, own].concat());
     assert!(code == 2 && said.contains("--calib self:python: given twice"), "{said}");
     assert!(texts(&folder.path("dry")).is_empty());
+}
+
+#[test]
+fn a_model_that_answers_can_write_conversations() {
+    let folder = Folder::with_template();
+    let own = ["--calib", "self:python:chat"];
+    let (code, said) = folder.prune("a/m.spm", &own);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("writing python:chat to calibrate on: "), "{said}");
+    let file = &texts(&folder.path("a"))[0];
+    assert!(file.file_name().unwrap().to_str().unwrap().starts_with("self-python-chat-"), "{file:?}");
+    let written = fs::read_to_string(file).unwrap();
+    for line in written.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let [asked, answered] = &line["messages"].as_array().unwrap()[..] else { panic!("{line}") };
+        assert_eq!((asked["role"].as_str(), answered["role"].as_str()), (Some("user"), Some("assistant")));
+        assert!(asked["content"].as_str().is_some_and(|text| text.len() > 10), "{line}");
+    }
+    let said = SparseModel::open(&folder.path("a/m.spm")).unwrap().provenance().calibration.clone();
+    assert!(said.contains(", python:chat written by the model itself at temperature 0.8"), "{said}");
+
+    // Given as a file, they make the same windows.
+    let (code, _) = folder.prune("b/m.spm", &["--calib", file.to_str().unwrap(), "--lang", "python"]);
+    assert_eq!(code, 0);
+    let again = SparseModel::open(&folder.path("b/m.spm")).unwrap().provenance().calibration.clone();
+    assert!(said.starts_with(&again), "{again}");
+    // So are they text to judge by.
+    let args = ["eval", folder.0.path().join("a/m.spm").to_str().unwrap(), "--text", file.to_str().unwrap(), "-c", "64"]
+        .map(str::to_owned);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    assert!(common::run(common::SPM, &args).status.success());
+
+    let (code, said) = Folder::new().prune("m.spm", &own);
+    assert!(code == 2 && said.contains("self:python:chat: this model has no chat template; use self:python"), "{said}");
+    let (code, said) = folder.prune("c/m.spm", &["--calib", "self:perl:chat"]);
+    assert!(code == 2 && said.contains("--calib self:perl:chat: domain `perl`"), "{said}");
+}
+
+#[test]
+fn conversations_are_calibration_text_by_the_models_template() {
+    let line = |user: &str| format!("{{\"messages\": [{{\"role\": \"user\", \"content\": \"{user}\"}}]}}\n");
+    let chats: String = (0..200).map(|i| line(&format!("What is {i} and {i}?"))).collect();
+    let text: String = (0..200).map(|i| format!("{{\"text\": \"[user: What is {i} and {i}?]\"}}\n")).collect();
+    let folder = Folder::with_template();
+    for (name, lines) in [("chats", &chats), ("text", &text)] {
+        fs::write(folder.path(&format!("{name}.jsonl")), lines).unwrap();
+        let file = folder.path(&format!("{name}.jsonl"));
+        let (code, said) = folder.prune(&format!("{name}/m.spm"), &["--calib", file.to_str().unwrap()]);
+        assert_eq!(code, 0, "{said}");
+    }
+    let of = |name: &str| SparseModel::open(&folder.path(name)).unwrap().provenance().calibration.clone();
+    assert_eq!(of("chats/m.spm"), of("text/m.spm"), "the template's text, whose tokens have the same hash");
+
+    let without = Folder::new();
+    fs::write(without.path("chats.jsonl"), &chats).unwrap();
+    let chats = without.path("chats.jsonl");
+    let (code, said) = without.prune("m.spm", &["--calib", chats.to_str().unwrap()]);
+    assert!(code != 0 && said.contains("this model has no chat template; give `text`"), "{code} {said}");
 }

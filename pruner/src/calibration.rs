@@ -6,6 +6,7 @@
 //! times as much as is taken. Of a folder is taken what people wrote and what belongs to it: not what its `.gitignore`
 //! excludes, what is hidden, vendored, generated or minified, nor a file twice.
 
+mod document;
 mod documents;
 mod domain;
 mod generated;
@@ -24,6 +25,7 @@ use crate::provenance::sha256_of_windows;
 use crate::report::Warning;
 use crate::rng::SplitMix;
 
+pub use document::{Document, Tokenize, Turn};
 pub use domain::Domain;
 pub use language::Language;
 pub use mix::Mix;
@@ -114,8 +116,8 @@ impl Part {
 }
 
 impl Calibration {
-    /// Reads the sources and packs them; `tokenize` turns a text into ids, adding nothing of its own.
-    pub fn collect(options: &CalibrationOptions, tokenize: &dyn Fn(&str) -> Vec<u32>) -> Result<Self, Error> {
+    /// Reads the sources and packs them; `tokenize` turns documents into ids.
+    pub fn collect(options: &CalibrationOptions, tokenize: &dyn Tokenize) -> Result<Self, Error> {
         options.check()?;
         let dealt = mix::deal(&options.shares(), options.nsamples);
         let needs = options.windows_of_parts(&dealt)?;
@@ -255,7 +257,7 @@ impl CalibrationOptions {
         part: &Part,
         windows: usize,
         documents: &mut Documents,
-        tokenize: &dyn Fn(&str) -> Vec<u32>,
+        tokenize: &dyn Tokenize,
     ) -> Result<Packed, Error> {
         let mut places = documents.find(&part.sources, part.domain)?;
         SplitMix::new(self.seed).shuffle(&mut places);
@@ -267,8 +269,8 @@ impl CalibrationOptions {
             if packed.ids.len() >= most {
                 break;
             }
-            let Some(text) = documents.read(place)? else { continue };
-            packed.ids.extend(tokenize(&text));
+            let Some(document) = documents.read(place)? else { continue };
+            packed.ids.extend(document.tokens(tokenize)?);
             packed.ids.extend(self.joints.document_end);
             packed.ends.push(packed.ids.len());
         }
@@ -337,17 +339,17 @@ fn count(dealt: &[usize], part: usize) -> usize {
     dealt.iter().filter(|d| **d == part).count()
 }
 
-/// Shows `each` the documents of files and folders, in an order that depends on names alone, until it breaks.
+/// Shows `each` the documents of files and folders, in an order that depends on names alone, until it breaks or fails.
 /// What is taken and what passed over is as for calibration.
 pub fn each_document(
     sources: &[PathBuf],
     domain: Domain,
-    each: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    each: &mut dyn FnMut(&Document) -> Result<ControlFlow<()>, Error>,
 ) -> Result<Skipped, Error> {
     let mut documents = Documents::default();
     for place in documents.find(sources, domain)? {
-        if let Some(text) = documents.read(&place)?
-            && each(&text).is_break()
+        if let Some(document) = documents.read(&place)?
+            && each(&document)?.is_break()
         {
             break;
         }

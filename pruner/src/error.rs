@@ -87,6 +87,12 @@ pub enum Error {
         /// GGUF's name.
         tensor: String,
     },
+    /// A conversation cannot be made text of.
+    #[error("a conversation (`messages`) to calibrate on: {problem}; give `text`")]
+    Chat {
+        /// Why.
+        problem: String,
+    },
     /// A calibration token is not in the model's vocabulary.
     #[error("calibration token {token} is not below the vocabulary's {vocab_size}; use the model's own tokenizer")]
     Token {

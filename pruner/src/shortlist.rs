@@ -12,7 +12,7 @@ use std::sync::Arc;
 use runtime::{EngineOptions, Model, Session, SessionOptions};
 use spm::{Checkpoint, Config, Shortlist, Vocabulary, needed_tokens};
 
-use crate::calibration::{CalibrationOptions, each_document};
+use crate::calibration::{CalibrationOptions, Tokenize, each_document};
 use crate::error::Error;
 
 /// Text that is counted at most.
@@ -58,34 +58,22 @@ pub struct TokenCounts {
 
 impl TokenCounts {
     /// Counts the tokens of all documents, up to 64 MiB of text.
-    /// `tokenize` turns a text into ids below `vocab_size`.
-    pub fn collect(
-        options: &CalibrationOptions,
-        vocab_size: usize,
-        tokenize: &dyn Fn(&str) -> Vec<u32>,
-    ) -> Result<Self, Error> {
+    /// `tokenize` turns documents into ids below `vocab_size`.
+    pub fn collect(options: &CalibrationOptions, vocab_size: usize, tokenize: &dyn Tokenize) -> Result<Self, Error> {
         let (mut counts, mut documents, mut bytes) = (vec![0; vocab_size], 0, 0);
         let (mut spread, mut seen_in) = (vec![0; vocab_size], vec![0; vocab_size]);
-        let mut unknown = None;
         for part in &options.parts {
-            each_document(&part.sources, part.domain, &mut |text| {
-                (documents, bytes) = (documents + 1, bytes + text.len());
-                for token in tokenize(text) {
+            each_document(&part.sources, part.domain, &mut |document| {
+                (documents, bytes) = (documents + 1, bytes + document.bytes());
+                for token in document.tokens(tokenize)? {
                     let id = token as usize;
-                    let Some(count) = counts.get_mut(id) else {
-                        unknown = Some(token);
-                        continue;
-                    };
-                    *count += 1;
+                    *counts.get_mut(id).ok_or(Error::Token { token, vocab_size })? += 1;
                     if std::mem::replace(&mut seen_in[id], documents) != documents {
                         spread[id] += 1;
                     }
                 }
-                if bytes < MAX_BYTES { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+                Ok(if bytes < MAX_BYTES { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
             })?;
-        }
-        if let Some(token) = unknown {
-            return Err(Error::Token { token, vocab_size });
         }
         Ok(TokenCounts { counts, spread, expected: vec![0.0; vocab_size], documents })
     }

@@ -9,6 +9,7 @@ use pruner::{Calibration, Known, Language, Profile, PruneOptions, Warning};
 use runtime::Tokenizer;
 use spm::Checkpoint;
 
+use crate::chat::DocumentTokens;
 use crate::cli;
 use crate::failure::Failure;
 use crate::imatrix::ImportedNorms;
@@ -19,9 +20,9 @@ use crate::own_text::{self, Author, Wanted};
 pub struct CalibrationArgs {
     /// Calibration text: a file or folder, the user's own repository for example; may be given several times. Of folders
     /// only what people wrote is taken: nothing that .gitignore excludes, hidden, vendored, generated or twice there, and
-    /// where there is code, only code. .jsonl files have a document in each line: its `text`, or a `question` and its
-    /// `answer`. With --mix DOMAIN=PATH. self:DOMAIN, such as self:python, has the dense model write the text itself,
-    /// into a file beside the output
+    /// where there is code, only code. .jsonl files have a document in each line: its `text`, a `question` and its `answer`,
+    /// or `messages`, a conversation that the model's chat template makes text of. With --mix DOMAIN=PATH. self:DOMAIN, such as
+    /// self:python, has the dense model write the text itself, self:python:chat conversations, into a file beside the output
     #[arg(long, value_name = "[DOMAIN=]PATH")]
     pub calib: Vec<PathBuf>,
     /// In folders, only files of this language: python, java, cpp, javascript, typescript, go, rust, c, csharp, php, ruby,
@@ -117,7 +118,7 @@ impl CalibrationArgs {
             (None, _) => {
                 let tokenizer = tokenizer_of(source, path)?;
                 let options = self.options(&tokenizer)?;
-                let mut calibration = Calibration::collect(&options, &|text| tokenizer.encode_plain(text))?;
+                let mut calibration = Calibration::collect(&options, &document_tokens(source, &tokenizer))?;
                 self.notes.iter().for_each(|note| calibration.note(note));
                 Ok(Statistics::Text(calibration))
             }
@@ -127,7 +128,7 @@ impl CalibrationArgs {
     /// How text is read and cut into windows for the tokens of `tokenizer`.
     pub fn options(&self, tokenizer: &Tokenizer) -> Result<CalibrationOptions, Failure> {
         let options = self.options_as_given(tokenizer)?;
-        match options.parts.iter().flat_map(|part| &part.sources).find(|source| own_text::domain_of(source).is_some()) {
+        match options.parts.iter().flat_map(|part| &part.sources).find(|source| own_text::kind_of(source).is_some()) {
             Some(source) => Err(Failure::Usage(format!(
                 "--calib {}: nothing is written in a dry run, so its tokens cannot be counted; leave --vocab-shortlist or \
                  --dry-run out",
@@ -141,7 +142,7 @@ impl CalibrationArgs {
     pub fn asks_for_own_text(&self) -> bool {
         let is_own = |source: &PathBuf| {
             let after_domain = split(source).map(|(_, rest)| rest);
-            [Some(source), after_domain.as_ref()].into_iter().flatten().any(|s| own_text::domain_of(s).is_some())
+            [Some(source), after_domain.as_ref()].into_iter().flatten().any(|s| own_text::kind_of(s).is_some())
         };
         self.calib.iter().any(is_own)
     }
@@ -156,16 +157,16 @@ impl CalibrationArgs {
         let options = self.options_as_given(tokenizer)?;
         let mut resolved = CalibrationArgs { calib: Vec::new(), ..self.clone() };
         for (part, tokens) in options.parts.iter().zip(options.tokens_of_parts()?) {
-            let own = part.sources.iter().filter_map(|s| own_text::domain_of(s)).collect::<Result<Vec<_>, _>>()?;
+            let own = part.sources.iter().filter_map(|s| own_text::kind_of(s)).collect::<Result<Vec<_>, _>>()?;
             if let Some(twice) = (1..own.len()).find(|&i| own[..i].contains(&own[i])) {
                 // It would be the same text.
                 return Err(Failure::Usage(format!("--calib self:{}: given twice", own[twice])));
             }
             for source in &part.sources {
-                let path = match own_text::domain_of(source).transpose()? {
-                    Some(domain) => {
-                        let wanted = Wanted { domain, tokens: tokens.div_ceil(own.len()), seed: self.seed };
-                        resolved.notes.push(own_text::note(domain));
+                let path = match own_text::kind_of(source).transpose()? {
+                    Some(kind) => {
+                        let wanted = Wanted { kind, tokens: tokens.div_ceil(own.len()), seed: self.seed };
+                        resolved.notes.push(own_text::note(kind));
                         author.write(&wanted, folder)?
                     }
                     None => source.clone(),
@@ -198,7 +199,7 @@ impl CalibrationArgs {
     fn parts(&self) -> Result<Vec<Part>, Failure> {
         let Some(mix) = &self.mix else {
             self.calib.iter().try_for_each(|path| refuse_domain(path))?;
-            self.calib.iter().filter_map(|path| own_text::domain_of(path)).try_for_each(|domain| domain.map(|_| ()))?;
+            self.calib.iter().filter_map(|path| own_text::kind_of(path)).try_for_each(|kind| kind.map(|_| ()))?;
             return Ok(vec![Part::whole(self.lang.into(), self.calib.clone())]);
         };
         let shares = mix.shares().iter();
@@ -230,6 +231,11 @@ pub fn tokenizer_of(source: &dyn Checkpoint, path: &Path) -> Result<Tokenizer, F
     vocabulary.and_then(Tokenizer::new).map_err(|e| cli::name_file(e.into(), path))
 }
 
+/// How documents are made tokens of for the model `source`, whose `tokenizer` is given.
+pub fn document_tokens<'a>(source: &'a dyn Checkpoint, tokenizer: &'a Tokenizer) -> DocumentTokens<'a> {
+    DocumentTokens { tokenizer, template: source.vocabulary().and_then(|v| v.chat_template.as_deref()) }
+}
+
 /// The option that asks for most statistics.
 fn what_asks(options: &PruneOptions) -> String {
     match options.needs() > options.method.needs() {
@@ -242,8 +248,8 @@ fn what_asks(options: &PruneOptions) -> String {
 /// `DOMAIN=PATH` of a mix.
 fn with_domain(source: &Path) -> Result<(Domain, PathBuf), Failure> {
     let named = format!("--calib {}", source.display());
-    if let Some(domain) = own_text::domain_of(source) {
-        return Ok((domain?, source.to_owned()));
+    if let Some(kind) = own_text::kind_of(source) {
+        return Ok((kind?.domain, source.to_owned()));
     }
     let (domain, path) = split(source).ok_or_else(|| {
         Failure::Usage(format!(

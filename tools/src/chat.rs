@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, ErrorKind, Value, context};
-use runtime::Special;
+use pruner::calibration::{Tokenize, Turn};
+use runtime::{Special, Tokenizer};
 
-use crate::cli::Ready;
 use crate::failure::Failure;
 
 const MAX_TEMPLATE: usize = 64 << 10;
@@ -20,75 +20,103 @@ const STACK: usize = 32 << 20;
 const FUEL: u64 = 200_000;
 const TIME: Duration = Duration::from_secs(5);
 
-/// One turn of a conversation.
-#[derive(Clone, Debug)]
-pub struct Message {
-    /// `system`, `user` or `assistant`.
-    pub role: String,
-    /// What was said.
-    pub content: String,
+/// What makes tokens of conversations: a model's tokenizer and template.
+#[derive(Clone, Copy)]
+pub struct Chat<'a> {
+    tokenizer: &'a Tokenizer,
+    template: &'a str,
 }
 
-impl Message {
-    /// What the user says.
-    pub fn user(content: &str) -> Self {
-        Message { role: "user".into(), content: content.into() }
+impl<'a> Chat<'a> {
+    /// Of a model with a `template`.
+    pub fn new(tokenizer: &'a Tokenizer, template: Option<&'a str>) -> Result<Self, Failure> {
+        match template {
+            Some(template) => Ok(Chat { tokenizer, template }),
+            None => Err(Failure::Usage("this model has no chat template; leave --chat out".into())),
+        }
     }
 
-    /// What the assistant is told to be.
-    pub fn system(content: &str) -> Self {
-        Message { role: "system".into(), content: content.into() }
+    /// Of the model that makes documents' tokens so.
+    pub fn of(tokens: &DocumentTokens<'a>) -> Result<Self, Failure> {
+        Chat::new(tokens.tokenizer, tokens.template)
     }
 
-    fn to_value(&self) -> Value {
-        context! { role => self.role.as_str(), content => self.content.as_str() }
+    /// The tokens up to the assistant's reply, which begins with `answer`.
+    pub fn prompt(&self, turns: &[Turn], answer: &str) -> Result<Vec<u32>, Failure> {
+        let encoded = self.encode(turns, true, answer);
+        encoded.map_err(|problem| Failure::BadFile(format!("{problem}; leave --chat out")))
+    }
+
+    /// The tokens of all that was said; an error's text says what is wrong with the template.
+    pub fn whole(&self, turns: &[Turn]) -> Result<Vec<u32>, String> {
+        self.encode(turns, false, "")
+    }
+
+    fn encode(&self, turns: &[Turn], asks: bool, answer: &str) -> Result<Vec<u32>, String> {
+        let Chat { tokenizer, template } = self;
+        let text_of = |id: Option<u32>| id.map(|id| tokenizer.token_text(id)).unwrap_or_default();
+        let bos = text_of(tokenizer.bos());
+        let rendered = render(template, turns, asks, &bos, &text_of(tokenizer.eos()));
+        let text = rendered.map_err(|problem| format!("the model's chat template {problem}"))? + answer;
+        // Templates write the beginning of text themselves; encoding must not add another.
+        let text = text.strip_prefix(bos.as_str()).filter(|_| tokenizer.adds_bos()).unwrap_or(&text);
+        Ok(tokenizer.encode(text, Special::Parse))
     }
 }
 
-/// The tokens of `messages` by the model's own template, up to the assistant's reply, which begins with `answer`.
-pub fn encode(ready: &Ready, messages: &[Message], answer: &str) -> Result<Vec<u32>, Failure> {
-    let template = ready.chat_template.as_deref();
-    let template =
-        template.ok_or_else(|| Failure::Usage("this model has no chat template; leave --chat out".into()))?;
-    let tokenizer = &ready.tokenizer;
-    let text_of = |id: Option<u32>| id.map(|id| tokenizer.token_text(id)).unwrap_or_default();
-    let bos = text_of(tokenizer.bos());
-    let text = render(template, messages, &bos, &text_of(tokenizer.eos()))? + answer;
-    // Templates write the beginning of text themselves; encoding must not add another.
-    let text = text.strip_prefix(bos.as_str()).filter(|_| tokenizer.adds_bos()).unwrap_or(&text);
-    Ok(tokenizer.encode(text, Special::Parse))
+/// Makes tokens of texts as they are, and of conversations by the model's template, if it has one.
+#[derive(Clone, Copy)]
+pub struct DocumentTokens<'a> {
+    /// The model's tokenizer.
+    pub tokenizer: &'a Tokenizer,
+    /// Its template.
+    pub template: Option<&'a str>,
 }
 
-/// Renders `messages` with the model's `template`, ready for the assistant's reply.
-fn render(template: &str, messages: &[Message], bos: &str, eos: &str) -> Result<String, Failure> {
+impl Tokenize for DocumentTokens<'_> {
+    fn text(&self, text: &str) -> Vec<u32> {
+        self.tokenizer.encode_plain(text)
+    }
+
+    fn chat(&self, turns: &[Turn]) -> Result<Vec<u32>, pruner::Error> {
+        let refused = |problem: &str| pruner::Error::Chat { problem: problem.to_owned() };
+        let template = self.template.ok_or_else(|| refused("this model has no chat template"))?;
+        Chat { tokenizer: self.tokenizer, template }.whole(turns).map_err(|problem| refused(&problem))
+    }
+}
+
+/// Renders `messages` with the model's `template`; `asks` for the assistant's reply.
+fn render(template: &str, messages: &[Turn], asks: bool, bos: &str, eos: &str) -> Result<String, String> {
     if template.len() > MAX_TEMPLATE {
         let len = template.len();
-        return Err(bad(&format!("{len} bytes long, at most {MAX_TEMPLATE} are run")));
+        return Err(format!("is {len} bytes long, at most {MAX_TEMPLATE} are run"));
     }
     let (template, messages) = (template.to_owned(), messages.to_vec());
     let (bos, eos) = (bos.to_owned(), eos.to_owned());
     let (send, receive) = mpsc::channel();
     let job = move || {
         // The receiver is gone only if the time is up.
-        let _ = send.send(render_here(&template, &messages, &bos, &eos));
+        let _ = send.send(render_here(&template, &messages, asks, &bos, &eos));
     };
     let thread = thread::Builder::new().name("chat-template".into()).stack_size(STACK).spawn(job);
-    thread.map_err(|e| Failure::Runtime(format!("cannot start a thread for the chat template: {e}")))?;
+    thread.map_err(|e| format!("gets no thread: {e}"))?;
     match receive.recv_timeout(TIME) {
         Ok(Ok(text)) if text.len() > MAX_OUTPUT => {
-            Err(bad(&format!("gives {} bytes, at most {MAX_OUTPUT} are taken", text.len())))
+            Err(format!("gives {} bytes, at most {MAX_OUTPUT} are taken", text.len()))
         }
         Ok(Ok(text)) => Ok(text),
-        Ok(Err(error)) => Err(bad(&format!("{error:#}"))),
-        Err(_) => Err(bad(&format!("does not finish within {} s", TIME.as_secs()))),
+        Ok(Err(error)) => Err(format!("fails: {error:#}")),
+        Err(_) => Err(format!("does not finish within {} s", TIME.as_secs())),
     }
 }
 
-fn bad(problem: &str) -> Failure {
-    Failure::BadFile(format!("the model's chat template: {problem}; run without --chat"))
-}
-
-fn render_here(template: &str, messages: &[Message], bos: &str, eos: &str) -> Result<String, minijinja::Error> {
+fn render_here(
+    template: &str,
+    messages: &[Turn],
+    asks: bool,
+    bos: &str,
+    eos: &str,
+) -> Result<String, minijinja::Error> {
     let mut env = Environment::new();
     env.set_fuel(Some(FUEL));
     env.set_recursion_limit(100);
@@ -101,12 +129,16 @@ fn render_here(template: &str, messages: &[Message], bos: &str, eos: &str) -> Re
     env.add_function("strftime_now", |_format: String| "1 January 2025".to_owned());
     let template = env.template_from_str(template)?;
     template.render(context! {
-        messages => messages.iter().map(Message::to_value).collect::<Vec<_>>(),
-        add_generation_prompt => true,
+        messages => messages.iter().map(to_value).collect::<Vec<_>>(),
+        add_generation_prompt => asks,
         bos_token => bos,
         eos_token => eos,
         tools => (),
     })
+}
+
+fn to_value(turn: &Turn) -> Value {
+    context! { role => turn.role.as_str(), content => turn.content.as_str() }
 }
 
 #[cfg(test)]
@@ -117,8 +149,10 @@ mod tests {
     fn a_chatml_template_gives_a_prompt() {
         let template = "{%- for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'].strip() + '<|im_end|>\\n' }}\
                         {%- endfor %}{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{%- endif %}";
-        let text = render(template, &[Message::user(" Hi ")], "", "").unwrap();
+        let text = render(template, &[Turn::new("user", " Hi ")], true, "", "").unwrap();
         assert_eq!(text, "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
+        let text = render(template, &[Turn::new("user", "Hi"), Turn::new("assistant", "Ho")], false, "", "").unwrap();
+        assert_eq!(text, "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHo<|im_end|>\n");
     }
 
     #[test]
@@ -136,11 +170,9 @@ mod tests {
             "x".repeat(MAX_TEMPLATE + 1),
         ];
         for template in all {
-            match render(&template, &[Message::user("Hi")], "", "") {
-                Err(Failure::BadFile(message)) => assert!(message.contains("chat template"), "{message}"),
-                // A chain of signs is legal arithmetic; what matters is that it comes back.
-                Ok(text) => assert!(text.len() < 100, "{} bytes", text.len()),
-                Err(other) => panic!("{other:?}"),
+            // A chain of signs is legal arithmetic; what matters is that it comes back.
+            if let Ok(text) = render(&template, &[Turn::new("user", "Hi")], true, "", "") {
+                assert!(text.len() < 100, "{} bytes", text.len());
             }
         }
     }

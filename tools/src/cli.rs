@@ -9,6 +9,7 @@ use clap::Args;
 use runtime::{EngineOptions, Model, Precision, Splitter, Tokenizer};
 use spm::Config;
 
+use crate::chat::{Chat, DocumentTokens};
 use crate::failure::Failure;
 use crate::open::{AnyModel, LoadMode};
 use crate::process;
@@ -107,6 +108,16 @@ impl Ready {
 }
 
 impl Ready {
+    /// For conversations; an error if the model has no template for them.
+    pub fn chat(&self) -> Result<Chat<'_>, Failure> {
+        Chat::new(&self.tokenizer, self.chat_template.as_deref())
+    }
+
+    /// How documents are made tokens of.
+    pub fn document_tokens(&self) -> DocumentTokens<'_> {
+        DocumentTokens { tokenizer: &self.tokenizer, template: self.chat_template.as_deref() }
+    }
+
     /// For a model that cannot write every token: how it writes the others.
     pub fn splitter(&self) -> Result<Option<Splitter>, Failure> {
         Ok(splitter(&self.tokenizer, self.model.config())?)

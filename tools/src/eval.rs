@@ -57,7 +57,7 @@ pub fn run(args: &EvalArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let subjects = args.subjects.subjects()?;
     let loaded = Loaded::load(&subjects, &args.run)?;
     let reference = args.reference.as_ref().map(|path| load_reference(path, &loaded, &args.run)).transpose()?;
-    let texts = args.texts.read(&loaded.ready[0].tokenizer)?;
+    let texts = args.texts.read(&loaded.ready[0].document_tokens())?;
     let mut found = Vec::new();
     for text in &texts {
         found.push(on_text(&loaded, reference.as_ref(), text, args.texts.unscored(), &interrupted)?);

@@ -3,9 +3,9 @@
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use pruner::calibration::Turn;
 use runtime::{GenerateOptions, SamplerOptions, Sessions, Special, Step, Tokenizer};
 
-use crate::chat::{self, Message};
 use crate::cli::Ready;
 use crate::failure::Failure;
 use crate::memory::sessions;
@@ -189,7 +189,7 @@ fn options(sampling: &Sampling, until: &Until) -> GenerateOptions {
 pub fn encode(ready: &Ready, prompt: &Prompt) -> Result<Vec<u32>, Failure> {
     match prompt {
         Prompt::Raw(text) => Ok(ready.tokenizer.encode(text, Special::AsText)),
-        Prompt::Chat { message, answer } => chat::encode(ready, &[Message::user(message)], answer),
+        Prompt::Chat { message, answer } => ready.chat()?.prompt(&[Turn::new("user", message)], answer),
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sha2::{Digest, Sha256};
 
+use super::document::Document;
 use super::domain::{Domain, is_code, is_jsonl};
 use super::generated;
 use super::skipped::Skipped;
@@ -136,27 +137,39 @@ impl Documents {
     }
 
     /// The document at `place`, unless it is to be passed over.
-    pub(super) fn read(&mut self, place: &Place) -> Result<Option<String>, Error> {
+    pub(super) fn read(&mut self, place: &Place) -> Result<Option<Document>, Error> {
         let bytes = place.bytes().map_err(|source| Error::Io { action: "read", path: place.path.clone(), source })?;
-        let skipped = &mut self.skipped;
-        let (text, fault) = match place.kind {
-            Kind::Line(_) => (text_field(&bytes), &mut skipped.without_text),
-            Kind::Named | Kind::Found => (text_of(bytes), &mut skipped.binary),
+        let document = match place.kind {
+            Kind::Line(_) => Document::of_line(&bytes),
+            Kind::Named | Kind::Found => text_of(bytes).map(Document::Text),
         };
-        let Some(text) = text else {
-            *fault += 1;
-            return Ok(None);
+        let fault = match (&place.kind, &document) {
+            (Kind::Line(_), None) => Some(&mut self.skipped.without_text),
+            (_, None) => Some(&mut self.skipped.binary),
+            (_, Some(document)) if document.is_blank() => Some(&mut self.skipped.empty),
+            (Kind::Found, Some(Document::Text(text))) => self.fault_of(&place.path, text),
+            _ => None,
         };
-        let reason = match place.kind {
-            _ if text.trim().is_empty() => &mut skipped.empty,
-            Kind::Named | Kind::Line(_) => return Ok(Some(text)),
-            Kind::Found if generated::says_generated(&text) => &mut skipped.generated,
-            Kind::Found if is_code(&place.path) && generated::is_minified(&text) => &mut skipped.minified,
-            Kind::Found if !self.seen.insert(Sha256::digest(&text).into()) => &mut skipped.duplicate,
-            Kind::Found => return Ok(Some(text)),
-        };
-        *reason += 1;
-        Ok(None)
+        match fault {
+            None => Ok(document),
+            Some(count) => {
+                *count += 1;
+                Ok(None)
+            }
+        }
+    }
+
+    /// The counter of why a file that a folder held is passed over, if it is.
+    fn fault_of(&mut self, path: &Path, text: &str) -> Option<&mut usize> {
+        if generated::says_generated(text) {
+            Some(&mut self.skipped.generated)
+        } else if is_code(path) && generated::is_minified(text) {
+            Some(&mut self.skipped.minified)
+        } else if !self.seen.insert(Sha256::digest(text).into()) {
+            Some(&mut self.skipped.duplicate)
+        } else {
+            None
+        }
     }
 }
 
@@ -178,21 +191,6 @@ fn text_of(bytes: Vec<u8>) -> Option<String> {
     if bytes.contains(&0) { None } else { String::from_utf8(bytes).ok() }
 }
 
-/// What a line of JSONL says: its `text`, or a `question` with its `answer`, as these are asked in measurements.
-fn text_field(line: &[u8]) -> Option<String> {
-    let serde_json::Value::Object(fields) = serde_json::from_slice(line).ok()? else { return None };
-    let field = |name: &str| fields.get(name).and_then(|value| value.as_str());
-    if fields.contains_key("text") {
-        return field("text").map(str::to_owned);
-    }
-    let answer = match field("answer") {
-        Some(answer) => answer,
-        // Of several choices the right one's index.
-        None => fields.get("choices")?.get(usize::try_from(fields.get("answer")?.as_u64()?).ok()?)?.as_str()?,
-    };
-    Some(format!("Question: {}\nAnswer: {}\n", field("question")?.trim(), answer.trim()))
-}
-
 fn walk_error(folder: &Path, error: ignore::Error) -> Error {
     let reason = error.to_string();
     let source = error.into_io_error().unwrap_or_else(|| std::io::Error::other(reason));
@@ -212,30 +210,6 @@ fn skip_line(reader: &mut impl BufRead) -> std::io::Result<u64> {
         len += n as u64;
         if ended {
             return Ok(len);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_have_a_text_or_a_question_with_its_answer() {
-        for (line, expected) in [
-            (r#"{"id": 1, "text": "a\nb"}"#, Some("a\nb")),
-            (r#"{"text": "a", "question": "q", "answer": "b"}"#, Some("a")),
-            (r##"{"question": " q? ", "answer": "s\n#### 2"}"##, Some("Question: q?\nAnswer: s\n#### 2\n")),
-            (r#"{"question": "q?", "choices": ["a", "b"], "answer": 1}"#, Some("Question: q?\nAnswer: b\n")),
-            (r#"{"text": 3, "question": "q", "answer": "b"}"#, None),
-            (r#"{"question": "q?", "choices": ["a", "b"], "answer": 2}"#, None),
-            (r#"{"question": "q?", "choices": ["a", "b"], "answer": -1}"#, None),
-            (r#"{"question": "q?", "answer": 1}"#, None),
-            (r#"{"answer": "a"}"#, None),
-            ("[]", None),
-            ("{", None),
-        ] {
-            assert_eq!(text_field(line.as_bytes()).as_deref(), expected, "{line}");
         }
     }
 }

@@ -10,7 +10,7 @@ pub struct Skipped {
     pub binary: usize,
     /// Above 2 MiB.
     pub too_large: usize,
-    /// Lines of JSONL without a `text`.
+    /// Lines of JSONL without a `text`, `messages`, or a `question` and its `answer`.
     pub without_text: usize,
     /// Blank.
     pub empty: usize,
@@ -32,7 +32,7 @@ impl Skipped {
         [
             (self.binary, "not text"),
             (self.too_large, "above 2 MiB"),
-            (self.without_text, "without a `text`, or a `question` and its `answer`"),
+            (self.without_text, "without a `text`, `messages`, or a `question` and its `answer`"),
             (self.empty, "empty"),
             (self.vendored, "vendored folders"),
             (self.of_another_kind, "of another kind"),

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use pruner::calibration::Turn;
 use runtime::{
     Event, Finish, GenerateOptions, Generated, KvType, SamplerOptions, Session, SessionOptions, Special, generate,
 };
-use tools::chat::{self, Message};
 use tools::cli::{ByteSize, Ready, RunArgs, text_argument};
 use tools::infill::InfillArgs;
 use tools::memory::{Memory, fit_context};
@@ -181,9 +181,9 @@ fn prompt_tokens(cli: &Cli, ready: &Ready, text: &PromptText) -> Result<Vec<u32>
         let special = if cli.special { Special::Parse } else { Special::AsText };
         return Ok(ready.tokenizer.encode(&text.before, special));
     }
-    let system = cli.system.as_deref().map(Message::system);
-    let messages: Vec<Message> = system.into_iter().chain([Message::user(&text.before)]).collect();
-    chat::encode(ready, &messages, "")
+    let system = cli.system.as_deref().map(|text| Turn::new("system", text));
+    let turns: Vec<Turn> = system.into_iter().chain([Turn::new("user", &text.before)]).collect();
+    ready.chat()?.prompt(&turns, "")
 }
 
 fn context(cli: &Cli, ready: &Ready, prompt_tokens: usize) -> Result<usize, Failure> {

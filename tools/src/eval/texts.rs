@@ -8,6 +8,7 @@ use pruner::Language;
 use pruner::calibration::{Domain, each_document};
 use runtime::Tokenizer;
 
+use crate::chat::DocumentTokens;
 use crate::evaluate::Token;
 use crate::failure::Failure;
 use crate::lexical;
@@ -72,8 +73,8 @@ impl TextArgs {
     }
 
     /// Reads the texts; each must fill a window.
-    pub fn read(&self, tokenizer: &Tokenizer) -> Result<Vec<Text>, Failure> {
-        self.sources()?.into_iter().map(|source| self.read_one(source, tokenizer)).collect()
+    pub fn read(&self, tokens: &DocumentTokens<'_>) -> Result<Vec<Text>, Failure> {
+        self.sources()?.into_iter().map(|source| self.read_one(source, tokens)).collect()
     }
 
     fn sources(&self) -> Result<Vec<Source>, Failure> {
@@ -95,7 +96,8 @@ impl TextArgs {
         Ok(all)
     }
 
-    fn read_one(&self, source: Source, tokenizer: &Tokenizer) -> Result<Text, Failure> {
+    fn read_one(&self, source: Source, tokenize: &DocumentTokens<'_>) -> Result<Text, Failure> {
+        let tokenizer = tokenize.tokenizer;
         let language = match source.domain {
             Domain::Language(language) => Some(language),
             _ => None,
@@ -104,13 +106,13 @@ impl TextArgs {
         let step = self.ctx_size as usize - usize::from(start.is_some());
         let enough = self.windows.map(|n| n.saturating_mul(step));
         let (mut tokens, mut documents) = (Vec::new(), 0);
-        each_document(&source.paths, source.domain, &mut |text| {
-            tokens.extend(tokens_of(text, documents, language, tokenizer));
+        each_document(&source.paths, source.domain, &mut |document| {
+            tokens.extend(tokens_of(document.tokens(tokenize)?, documents, language, tokenizer));
             documents += 1;
-            match enough {
+            Ok(match enough {
                 Some(n) if tokens.len() >= n => ControlFlow::Break(()),
                 _ => ControlFlow::Continue(()),
-            }
+            })
         })?;
         let begin = |first: &Token| start.map(|id| Token { id, bytes: 0, kind: None, ..*first });
         let windows = tokens.chunks_exact(step).take(self.windows.unwrap_or(usize::MAX));
@@ -128,8 +130,7 @@ impl TextArgs {
 }
 
 /// Tokens of one document. What they are is told of the bytes of all its tokens, which a tokenizer may have added to.
-fn tokens_of(text: &str, document: u32, language: Option<Language>, tokenizer: &Tokenizer) -> Vec<Token> {
-    let ids = tokenizer.encode_plain(text);
+fn tokens_of(ids: Vec<u32>, document: u32, language: Option<Language>, tokenizer: &Tokenizer) -> Vec<Token> {
     let kinds = language.and_then(|language| {
         let bytes: Vec<u8> = ids.iter().flat_map(|&id| tokenizer.token_bytes(id)).copied().collect();
         lexical::kinds(language, &bytes)
@@ -196,7 +197,7 @@ mod tests {
         let path = folder.path().join("a.jsonl");
         std::fs::write(&path, "{\"text\": \"def f\"}\n{\"text\": \"x = 1  # c\\n\"}\n").unwrap();
         let args = args(&format!("p --text python={} -c 4", path.display()));
-        let found = &args.read(&tokenizer).unwrap()[0];
+        let found = &args.read(&DocumentTokens { tokenizer: &tokenizer, template: None }).unwrap()[0];
         // `def`, blank, f, x, blank, =, blank, 1, two blanks, #, blank; `c` and the end of the line fill no window.
         let kinds: Vec<&str> = found.windows.iter().flatten().map(|t| t.kind.unwrap().name()).collect();
         let (i, k, l, c, p, w) = ("identifiers", "keywords", "literals", "comments", "punctuation", "whitespace");

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use pruner::calibration::{Document, Tokenize, Turn};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
@@ -15,7 +16,53 @@ pub(super) struct Line {
     pub(super) number: u64,
     /// Who wrote it.
     pub(super) origin: String,
-    pub(super) text: String,
+    #[serde(flatten)]
+    pub(super) document: Body,
+}
+
+/// A document as lines of JSON have it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Body {
+    Text(String),
+    Messages(Vec<Message>),
+}
+
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub(super) struct Message {
+    role: String,
+    content: String,
+}
+
+impl From<&Document> for Body {
+    fn from(document: &Document) -> Self {
+        match document {
+            Document::Text(text) => Body::Text(text.clone()),
+            Document::Chat(turns) => Body::Messages(turns.iter().map(Message::from).collect()),
+        }
+    }
+}
+
+impl From<&Turn> for Message {
+    fn from(Turn { role, content }: &Turn) -> Self {
+        Message { role: role.clone(), content: content.clone() }
+    }
+}
+
+impl Body {
+    fn document(&self) -> Document {
+        match self {
+            Body::Text(text) => Document::Text(text.clone()),
+            Body::Messages(all) => Document::Chat(all.iter().map(|m| Turn::new(&m.role, &m.content)).collect()),
+        }
+    }
+
+    fn hash(&self) -> blake3::Hash {
+        match self {
+            Body::Text(text) => blake3::hash(text.as_bytes()),
+            Body::Messages(all) => blake3::hash(format!("{all:?}").as_bytes()),
+        }
+    }
 }
 
 /// The texts so far, and the file to add to. It is this process's own.
@@ -32,8 +79,8 @@ pub(super) struct TextFile {
 }
 
 impl TextFile {
-    /// Opens or creates the file at `path`. What a killed process left of a line is cut off. `count` tells a text's tokens.
-    pub(super) fn open(path: &Path, count: &dyn Fn(&str) -> usize) -> Result<Self, Failure> {
+    /// Opens or creates the file at `path`. What a killed process left of a line is cut off. `tokenize` tells a text's tokens.
+    pub(super) fn open(path: &Path, tokenize: &dyn Tokenize) -> Result<Self, Failure> {
         let failed = |e: std::io::Error| Failure::Runtime(format!("{}: {e}", path.display()));
         let mut file = spm::claim::claim(path).map_err(|e| Failure::Runtime(e.to_string()))?;
         let mut bytes = Vec::new();
@@ -44,14 +91,15 @@ impl TextFile {
         for (i, line) in bytes[..whole].split(|b| *b == b'\n').enumerate().filter(|(_, line)| !line.is_empty()) {
             let line = serde_json::from_slice::<Line>(line).ok().filter(|line| line.number >= found.next);
             let line = line.ok_or_else(|| found.damaged(i + 1))?;
-            found.note(&line, count(&line.text));
+            let tokens = line.document.document().tokens(tokenize)?.len();
+            found.note(&line, tokens);
         }
         Ok(found)
     }
 
     /// Adds a text of `tokens` tokens, unless it is there already.
     pub(super) fn push(&mut self, line: &Line, tokens: usize) -> Result<(), Failure> {
-        if self.seen.contains(&blake3::hash(line.text.as_bytes())) {
+        if self.seen.contains(&line.document.hash()) {
             return Ok(());
         }
         let failed = |e: std::io::Error| Failure::Runtime(format!("{}: cannot write: {e}", self.path.display()));
@@ -63,7 +111,7 @@ impl TextFile {
     }
 
     fn note(&mut self, line: &Line, tokens: usize) {
-        self.seen.insert(blake3::hash(line.text.as_bytes()));
+        self.seen.insert(line.document.hash());
         self.tokens += tokens;
         self.next = line.number + 1;
     }
@@ -81,11 +129,11 @@ mod tests {
     use super::*;
 
     fn line(number: u64, text: &str) -> Line {
-        Line { number, origin: "m".into(), text: text.into() }
+        Line { number, origin: "m".into(), document: Body::Text(text.into()) }
     }
 
     fn open(path: &Path) -> Result<TextFile, Failure> {
-        TextFile::open(path, &str::len)
+        TextFile::open(path, &|text: &str| vec![0; text.len()])
     }
 
     #[test]
@@ -107,6 +155,23 @@ mod tests {
             assert_eq!((file.tokens, file.next), (4, 1));
             file.push(&line(3, "two"), 3).unwrap();
             assert_eq!(std::fs::read(&path).unwrap(), whole);
+        }
+    }
+
+    #[test]
+    fn lines_are_what_calibration_reads() {
+        let chat = Document::Chat(vec![Turn::new("user", "a"), Turn::new("assistant", "b")]);
+        for (document, expected) in [
+            (Document::Text("a".into()), r#"{"number":1,"origin":"m","text":"a"}"#),
+            (
+                chat,
+                r#"{"number":1,"origin":"m","messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}"#,
+            ),
+        ] {
+            let line = Line { number: 1, origin: "m".into(), document: Body::from(&document) };
+            assert_eq!(serde_json::to_string(&line).unwrap(), expected);
+            let read: Line = serde_json::from_str(expected).unwrap();
+            assert_eq!((read.document.document(), read.document.hash()), (document, line.document.hash()));
         }
     }
 

@@ -9,6 +9,8 @@ use pruner::calibration::Domain;
 
 use forms::Forms;
 
+use super::requests;
+
 const VERBS: [&str; 40] = [
     "add", "apply", "build", "check", "clean", "collect", "compare", "compute", "convert", "copy", "count", "create",
     "decode", "delete", "draw", "encode", "filter", "find", "format", "group", "insert", "join", "load", "measure",
@@ -97,17 +99,36 @@ pub(super) fn start(domain: Domain, seed: u64, number: u64) -> String {
     fill(&start, &mut draw)
 }
 
+/// Request `number` about `domain`.
+pub(super) fn request(domain: Domain, seed: u64, number: u64) -> String {
+    let mut draw = Draw::new(&format!("request {domain} {seed} {number}"));
+    let (forms, language) = requests::forms(domain, number);
+    let form = draw.of(forms).replace("{l}", language);
+    fill(&form, &mut draw)
+}
+
 /// A hash of all that starts are made of, so that text of other starts is not taken for the same.
 pub(super) fn fingerprint(domain: Domain) -> String {
     let forms: Vec<&Forms> = (0..OF_CODE.len() as u64).map(|number| forms_of(domain, number)).collect();
     blake3::hash(format!("{VERBS:?} {NOUNS:?} {forms:?}").as_bytes()).to_hex().to_string()
 }
 
+/// A hash of all that requests are made of.
+pub(super) fn fingerprint_of_requests(domain: Domain) -> String {
+    let forms: Vec<_> = (0..OF_CODE.len() as u64).map(|number| requests::forms(domain, number)).collect();
+    blake3::hash(format!("{VERBS:?} {NOUNS:?} {forms:?}").as_bytes()).to_hex().to_string()
+}
+
 fn forms_of(domain: Domain, number: u64) -> &'static Forms {
+    language_of(domain, number).map_or(&forms::PROSE, forms::of)
+}
+
+/// The programming language of text `number` of `domain`, if it has one.
+pub(super) fn language_of(domain: Domain, number: u64) -> Option<Language> {
     match domain {
-        Domain::Language(language) => forms::of(language),
-        Domain::Code => forms::of(OF_CODE[(number % OF_CODE.len() as u64) as usize]),
-        Domain::Text | Domain::Any => &forms::PROSE,
+        Domain::Language(language) => Some(language),
+        Domain::Code => Some(OF_CODE[(number % OF_CODE.len() as u64) as usize]),
+        Domain::Text | Domain::Any => None,
     }
 }
 
@@ -164,10 +185,26 @@ mod tests {
     }
 
     #[test]
+    fn requests_differ_and_name_their_language() {
+        for domain in domains() {
+            let all: Vec<String> = (0..300).map(|number| request(domain, 0, number)).collect();
+            let distinct: HashSet<&String> = all.iter().collect();
+            assert!(distinct.len() > 250, "{domain}: {} of 300", distinct.len());
+            assert_eq!(all[7], request(domain, 0, 7));
+        }
+        let of_cpp = request(Domain::Language(Language::Cpp), 0, 5);
+        assert!(of_cpp.contains("C++"), "{of_cpp}");
+        let all = (0..300).map(|number| request(Domain::Code, 0, number));
+        assert_eq!(all.filter(|text| text.contains("Java") && !text.contains("JavaScript")).count(), 50);
+    }
+
+    #[test]
     fn every_place_of_a_form_is_filled() {
+        let of_requests =
+            domains().flat_map(|domain| requests::forms(domain, 0).0.iter().map(move |form| (domain, *form)));
         let all = domains().flat_map(|domain| forms_of_all(domain).into_iter().map(move |form| (domain, form)));
-        for (domain, form) in all {
-            let text = fill(form, &mut Draw::new("x"));
+        for (domain, form) in all.chain(of_requests) {
+            let text = fill(&form.replace("{l}", "L"), &mut Draw::new("x"));
             for place in ["v", "n", "m", "V", "N", "M", "vv", "nn", "mm"] {
                 assert!(!text.contains(&format!("{{{place}}}")), "{domain}: {text}");
             }

@@ -6,11 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use indicatif::{HumanDuration, ProgressBar};
+use pruner::calibration::{Document, Turn};
 use runtime::{PieceDecoder, Sampler, Sessions, Special, Tokenizer};
 
-use super::file::{Line, TextFile};
+use super::file::{Body, Line, TextFile};
 use super::loops::{Loops, is_monotonous};
 use super::{LONGEST, Wanted, note, sampling, starts};
+use crate::chat::{Chat, DocumentTokens};
 use crate::failure::Failure;
 use crate::progress::progress_bar;
 
@@ -20,7 +22,9 @@ pub(super) const SHORTEST: usize = 48;
 /// A text on the way.
 struct Draft {
     number: u64,
+    /// How the text begins, or what is asked.
     start: String,
+    chat: bool,
     /// Of the start, then those that were drawn.
     tokens: Vec<u32>,
     of_start: usize,
@@ -40,14 +44,14 @@ enum Next {
 /// Texts of a domain, until there are enough.
 pub(super) struct Writing<'a> {
     sessions: Sessions,
-    tokenizer: &'a Tokenizer,
+    tokenize: DocumentTokens<'a>,
     wanted: Wanted,
     file: TextFile,
     drafts: Vec<Option<Draft>>,
     /// The number of the next draft.
     next: u64,
     /// Texts that wait for earlier ones, with their tokens; `None` are not good enough.
-    done: BTreeMap<u64, Option<(String, usize)>>,
+    done: BTreeMap<u64, Option<(Document, usize)>>,
     counts: Counts,
 }
 
@@ -63,10 +67,10 @@ struct Counts {
 }
 
 impl<'a> Writing<'a> {
-    pub(super) fn new(sessions: Sessions, tokenizer: &'a Tokenizer, wanted: Wanted, file: TextFile) -> Self {
+    pub(super) fn new(sessions: Sessions, tokenize: DocumentTokens<'a>, wanted: Wanted, file: TextFile) -> Self {
         let drafts = (0..sessions.texts()).map(|_| None).collect();
         let (next, done, counts) = (file.next, BTreeMap::new(), Counts::default());
-        Writing { sessions, tokenizer, wanted, file, drafts, next, done, counts }
+        Writing { sessions, tokenize, wanted, file, drafts, next, done, counts }
     }
 
     /// Writes until there is as much as is wanted.
@@ -99,7 +103,7 @@ impl<'a> Writing<'a> {
         for at in 0..self.drafts.len() {
             if self.drafts[at].is_none() && (expected < self.wanted.tokens || self.drafts.iter().all(Option::is_none)) {
                 self.sessions.restart(at);
-                self.drafts[at] = Some(Draft::new(&self.wanted, self.next, self.tokenizer, self.sessions.context())?);
+                self.drafts[at] = Some(Draft::new(&self.wanted, self.next, &self.tokenize, self.sessions.context())?);
                 self.next += 1;
                 self.counts.drafts += 1;
                 expected += mean;
@@ -110,22 +114,23 @@ impl<'a> Writing<'a> {
 
     /// A token of every draft.
     fn step(&mut self) -> Result<(), Failure> {
-        let Writing { sessions, tokenizer, drafts, counts, done, .. } = self;
+        let Writing { sessions, tokenize, drafts, counts, done, .. } = self;
         let context = sessions.context();
         let (at, next): (Vec<usize>, Vec<(usize, u32)>) =
             drafts.iter().enumerate().filter_map(|(at, draft)| Some((at, (at, draft.as_ref()?.to_read())))).unzip();
         counts.spent += next.len();
         for (at, logits) in at.into_iter().zip(sessions.step(&next)?) {
-            let over = drafts[at].as_mut().map(|draft| draft.go_on(logits, tokenizer, context));
+            let over = drafts[at].as_mut().map(|draft| draft.go_on(logits, tokenize.tokenizer, context));
             if let Some(Next::IsOver(kept)) = over
                 && let Some(draft) = drafts[at].take()
             {
-                let text = draft.text(kept, tokenizer).map(|text| {
-                    // As it is counted when it is calibrated on.
-                    let tokens = tokenizer.encode_plain(&text).len();
+                let text = draft.text(kept, tokenize.tokenizer);
+                // As it is counted when it is calibrated on.
+                let tokens = text.as_ref().map(|text| text.tokens(tokenize)).transpose()?;
+                let text = text.zip(tokens.map(|tokens| tokens.len()));
+                if let Some((_, tokens)) = &text {
                     (counts.texts, counts.tokens) = (counts.texts + 1, counts.tokens + tokens);
-                    (text, tokens)
-                });
+                }
                 done.insert(draft.number, text);
             }
         }
@@ -139,34 +144,45 @@ impl<'a> Writing<'a> {
             let Some(entry) = self.done.first_entry().filter(|entry| *entry.key() < first_on_the_way) else { break };
             let (number, text) = entry.remove_entry();
             if let Some((text, tokens)) = text {
-                self.file.push(&Line { number, origin: note(self.wanted.domain), text }, tokens)?;
+                let (origin, document) = (note(self.wanted.kind), Body::from(&text));
+                self.file.push(&Line { number, origin, document }, tokens)?;
             }
         }
         Ok(())
     }
 
     fn useless(&self) -> Failure {
-        let (Counts { drafts, texts, .. }, domain) = (&self.counts, self.wanted.domain);
+        let (Counts { drafts, texts, .. }, kind) = (&self.counts, self.wanted.kind);
         Failure::Runtime(format!(
-            "of {drafts} texts of {domain} that the model began, {texts} can be used: it ends at once or repeats itself; \
+            "of {drafts} texts of {kind} that the model began, {texts} can be used: it ends at once or repeats itself; \
              give text with --calib FILE or FOLDER"
         ))
     }
 }
 
 impl Draft {
-    fn new(wanted: &Wanted, number: u64, tokenizer: &Tokenizer, context: usize) -> Result<Self, Failure> {
-        let Wanted { domain, seed, .. } = *wanted;
-        let start = starts::start(domain, seed, number);
-        let mut tokens = tokenizer.encode(&start, Special::AsText);
+    fn new(wanted: &Wanted, number: u64, tokenize: &DocumentTokens<'_>, context: usize) -> Result<Self, Failure> {
+        let Wanted { kind, seed, .. } = *wanted;
+        let (start, mut tokens) = match kind.chat {
+            true => {
+                let request = starts::request(kind.domain, seed, number);
+                let tokens = Chat::of(tokenize)?.prompt(&[Turn::new("user", &request)], "")?;
+                (request, tokens)
+            }
+            false => {
+                let start = starts::start(kind.domain, seed, number);
+                let tokens = tokenize.tokenizer.encode(&start, Special::AsText);
+                (start, tokens)
+            }
+        };
         tokens.truncate(context - 1);
         if tokens.is_empty() {
             return Err(runtime::Error::EmptyPrompt.into());
         }
-        let hash = blake3::hash(format!("words {domain} {seed} {number}").as_bytes());
+        let hash = blake3::hash(format!("words {kind} {seed} {number}").as_bytes());
         let of_sampler = u64::from_le_bytes(std::array::from_fn(|i| hash.as_bytes()[i]));
         let (of_start, sampler) = (tokens.len(), Sampler::new(&sampling(of_sampler)));
-        Ok(Draft { number, start, tokens, of_start, read: 0, sampler, loops: Loops::new() })
+        Ok(Draft { number, start, chat: kind.chat, tokens, of_start, read: 0, sampler, loops: Loops::new() })
     }
 
     fn to_read(&self) -> u32 {
@@ -192,14 +208,25 @@ impl Draft {
     }
 
     /// The text that the first `kept` tokens are, if it is worth keeping.
-    fn text(&self, kept: usize, tokenizer: &Tokenizer) -> Option<String> {
+    fn text(&self, kept: usize, tokenizer: &Tokenizer) -> Option<Document> {
         if kept < self.of_start + SHORTEST {
             return None;
         }
         // What is left of a character at the end is left out.
-        let (mut text, mut pieces) = (self.start.clone(), PieceDecoder::default());
-        self.tokens[self.of_start..kept].iter().for_each(|id| text += &pieces.push(tokenizer.token_bytes(*id)));
-        (!is_monotonous(&text)).then_some(text)
+        let mut pieces = PieceDecoder::default();
+        let added = self.tokens[self.of_start..kept].iter().map(|id| pieces.push(tokenizer.token_bytes(*id)));
+        let added: String = added.collect();
+        let (all, document) = match self.chat {
+            true => {
+                let turns = vec![Turn::new("user", &self.start), Turn::new("assistant", &added)];
+                (added, Document::Chat(turns))
+            }
+            false => {
+                let text = self.start.clone() + &added;
+                (text.clone(), Document::Text(text))
+            }
+        };
+        (!is_monotonous(&all)).then_some(document)
     }
 }
 
@@ -219,7 +246,7 @@ impl Shown {
     fn new(wanted: &Wanted, before: usize) -> Self {
         let bar = progress_bar();
         bar.set_length(wanted.tokens as u64);
-        let (what, wanted) = (format!("writing {} to calibrate on", wanted.domain), wanted.tokens);
+        let (what, wanted) = (format!("writing {} to calibrate on", wanted.kind), wanted.tokens);
         Shown { bar, what, wanted, before, started: Instant::now(), tenths: 10 * before / wanted.max(1) }
     }
 

@@ -9,7 +9,7 @@ use pruner::{PruneOptions, ShortlistSize, TokenCounts};
 use spm::{Checkpoint, Config, matrix};
 
 use super::PruneArgs;
-use crate::calibration::tokenizer_of;
+use crate::calibration::{document_tokens, tokenizer_of};
 use crate::failure::Failure;
 use crate::process::{self, megabytes};
 use crate::progress::progress_bar;
@@ -30,7 +30,7 @@ impl PruneArgs {
         let tokenizer = tokenizer_of(source, &self.source)?;
         let mut from = self.calibration.options(&tokenizer)?;
         from.parts.push(Part::whole(self.calibration.lang.into(), self.vocab_text.clone()));
-        let tokenize = |text: &str| tokenizer.encode_plain(text);
+        let tokenize = document_tokens(source, &tokenizer);
         let counts = TokenCounts::collect(&from, source.config().vocab_size, &tokenize)?;
         options.shortlist = Some(counts.shortlist(vocabulary, size)?);
         Ok(Some(counts))
@@ -54,7 +54,7 @@ impl PruneArgs {
             [] => {
                 let tokenizer = tokenizer_of(source, &self.source)?;
                 let from = self.calibration.options(&tokenizer)?;
-                let windows = pruner::Calibration::collect(&from, &|text| tokenizer.encode_plain(text))?.windows;
+                let windows = pruner::Calibration::collect(&from, &document_tokens(source, &tokenizer))?.windows;
                 rank_tokens(source, &windows, options.threads, counts, interrupted)?;
             }
             windows => rank_tokens(source, windows, options.threads, counts, interrupted)?,
