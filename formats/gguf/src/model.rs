@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use spm::encode::RowEncoder;
-use spm::{Bytes, Checkpoint, Config, Encoding, Matrix, TensorInfo, Vocabulary, matrix, row_bytes};
+use spm::encode::encode_rows;
+use spm::{Bytes, Checkpoint, Config, Encoding, Matrix, TensorInfo, Vocabulary, matrix};
 
 use crate::dequant::expand;
 use crate::error::Error;
@@ -178,14 +178,7 @@ fn has_minimum_a_block(kind: GgmlType) -> bool {
 }
 
 fn as_halves(file: &GgufFile, tensor: &Tensor) -> Option<Matrix> {
-    let mut rows = RowEncoder::new(Encoding::F16, tensor.rows(), tensor.cols()).ok()?;
-    let every_column = vec![0xFF; row_bytes(tensor.cols())];
-    let mut row = vec![0.0; tensor.cols()];
-    for r in 0..tensor.rows() {
-        read_rows(file, tensor, r, &mut row)?;
-        rows.push(&row, &every_column).ok()?;
-    }
-    rows.finish().ok()
+    encode_rows(Encoding::F16, tensor.rows(), tensor.cols(), |r, row| read_rows(file, tensor, r, row))
 }
 
 /// Whether `exact_matrix` gives a matrix fit for kernels. A vector is for other use, and always f32.
@@ -204,14 +197,7 @@ fn read_rows(file: &GgufFile, tensor: &Tensor, first_row: usize, out: &mut [f32]
 }
 
 fn expanded(file: &GgufFile, tensor: &Tensor) -> Option<Matrix> {
-    let mut encoder = RowEncoder::new(Encoding::F32, tensor.rows(), tensor.cols()).ok()?;
-    let mut row = vec![0.0; tensor.cols()];
-    let every_column = vec![0xFF; row_bytes(tensor.cols())];
-    for r in 0..tensor.rows() {
-        read_rows(file, tensor, r, &mut row)?;
-        encoder.push(&row, &every_column).ok()?;
-    }
-    encoder.finish().ok()
+    encode_rows(Encoding::F32, tensor.rows(), tensor.cols(), |r, row| read_rows(file, tensor, r, row))
 }
 
 /// The tensor's own bytes as a matrix; copied only if the file ends before the slack that kernels may read.

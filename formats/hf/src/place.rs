@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 use safetensors::Dtype;
-use spm::encode::RowEncoder;
-use spm::{Bytes, Encoding, Matrix, matrix, row_bytes};
+use spm::encode::encode_rows;
+use spm::{Bytes, Encoding, Matrix, matrix};
 
 use crate::shard::Shard;
 
@@ -120,14 +120,7 @@ impl Place {
         if self.lies_as(encoding) {
             return self.borrow(shards, encoding);
         }
-        let mut encoder = RowEncoder::new(encoding, self.rows, self.cols).ok()?;
-        let every_column = vec![0xFF; row_bytes(self.cols)];
-        let mut row = vec![0.0; self.cols];
-        for r in 0..self.rows {
-            self.read_rows(shards, r, &mut row)?;
-            encoder.push(&row, &every_column).ok()?;
-        }
-        encoder.finish().ok()
+        encode_rows(encoding, self.rows, self.cols, |r, row| self.read_rows(shards, r, row))
     }
 
     /// Bytes of memory that this takes.

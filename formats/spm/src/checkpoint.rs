@@ -1,7 +1,7 @@
 //! A model's weights wherever they come from: `.spm`, GGUF, or a Hugging Face folder.
 
-use crate::encode::RowEncoder;
-use crate::{Config, Encoding, Matrix, Vocabulary, row_bytes};
+use crate::encode::encode_rows;
+use crate::{Config, Encoding, Matrix, Vocabulary};
 
 /// A model opened for reading. Opening checks everything; nothing here can fail afterwards but by a name
 /// that does not exist.
@@ -38,14 +38,7 @@ pub trait Checkpoint: Send + Sync {
     /// encodings, in which case implementations return [`Self::matrix`].
     fn exact_matrix(&self, name: &str) -> Option<Matrix> {
         let info = self.tensor(name)?;
-        let mut encoder = RowEncoder::new(Encoding::F32, info.rows, info.cols).ok()?;
-        let mut row = vec![0.0; info.cols];
-        let every_column = vec![0xFF; row_bytes(info.cols)];
-        for r in 0..info.rows {
-            self.read_rows(name, r, &mut row)?;
-            encoder.push(&row, &every_column).ok()?;
-        }
-        encoder.finish().ok()
+        encode_rows(Encoding::F32, info.rows, info.cols, |r, row| self.read_rows(name, r, row))
     }
 
     /// The whole tensor expanded, `rows * cols` values, row-major.

@@ -34,6 +34,23 @@ pub fn encode(
     rows_out.finish()
 }
 
+/// Encodes a dense matrix, each of whose rows is read by `read`; `None` if there is no such row or no such matrix.
+pub fn encode_rows(
+    encoding: Encoding,
+    rows: usize,
+    cols: usize,
+    mut read: impl FnMut(usize, &mut [f32]) -> Option<()>,
+) -> Option<Matrix> {
+    let mut encoder = RowEncoder::new(encoding, rows, cols).ok()?;
+    let mut row = vec![0.0; cols];
+    let everything = vec![0xFF; row_bytes(cols)];
+    for r in 0..rows {
+        read(r, &mut row)?;
+        encoder.push(&row, &everything).ok()?;
+    }
+    encoder.finish().ok()
+}
+
 /// Encodes row by row, so that a matrix need never be expanded as a whole.
 pub struct RowEncoder {
     encoding: Encoding,

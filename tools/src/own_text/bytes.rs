@@ -1,24 +1,11 @@
 //! A model with its weights in 8 bits, to write fast with: many texts at a time are bound by products, and those of integers
 //! are the fast ones.
 
-use spm::encode::RowEncoder;
-use spm::{Checkpoint, Config, Encoding, Matrix, TensorInfo, Vocabulary, matrix, row_bytes};
+use spm::encode::encode_rows;
+use spm::{Checkpoint, Config, Encoding, Matrix, TensorInfo, Vocabulary, matrix};
 
 /// A model, with q8 in place of f32 and f16 matrices.
 pub(super) struct InBytes<'a>(pub(super) &'a dyn Checkpoint);
-
-impl InBytes<'_> {
-    fn to_q8(&self, from: &Matrix) -> Option<Matrix> {
-        let mut encoder = RowEncoder::new(Encoding::Q8, from.rows(), from.cols()).ok()?;
-        let mut row = vec![0.0; from.cols()];
-        let every_column = vec![0xFF; row_bytes(from.cols())];
-        for r in 0..from.rows() {
-            from.read_rows(r, &mut row)?;
-            encoder.push(&row, &every_column).ok()?;
-        }
-        encoder.finish().ok()
-    }
-}
 
 impl Checkpoint for InBytes<'_> {
     fn config(&self) -> &Config {
@@ -40,7 +27,9 @@ impl Checkpoint for InBytes<'_> {
     fn matrix(&self, name: &str) -> Option<Matrix> {
         let matrix = self.0.matrix(name)?;
         match matrix.encoding() {
-            Encoding::F32 | Encoding::F16 if matrix.rows() > 1 => self.to_q8(&matrix),
+            Encoding::F32 | Encoding::F16 if matrix.rows() > 1 => {
+                encode_rows(Encoding::Q8, matrix.rows(), matrix.cols(), |r, row| matrix.read_rows(r, row))
+            }
             _ => Some(matrix),
         }
     }
