@@ -160,8 +160,9 @@ fn a_model_that_answers_can_write_conversations() {
     let again = SparseModel::open(&folder.path("b/m.spm")).unwrap().provenance().calibration.clone();
     assert!(said.starts_with(&again), "{again}");
     // So are they text to judge by.
-    let args = ["eval", folder.0.path().join("a/m.spm").to_str().unwrap(), "--text", file.to_str().unwrap(), "-c", "64"]
-        .map(str::to_owned);
+    let args =
+        ["eval", folder.0.path().join("a/m.spm").to_str().unwrap(), "--text", file.to_str().unwrap(), "-c", "64"]
+            .map(str::to_owned);
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     assert!(common::run(common::SPM, &args).status.success());
 
