@@ -70,6 +70,9 @@ fn session(model: &Encoded, threads: usize) -> Session {
     Session::new(&model, &SessionOptions { context: 128, ..SessionOptions::default() }).unwrap()
 }
 
+/// Tokens to compare. Other machines are mostly emulated, where threads that wait for each other take long.
+const TOKENS: usize = if cfg!(target_arch = "x86_64") { 24 } else { 6 };
+
 /// Greedy tokens after the prompt, and the bits of the last logits.
 fn decode(session: &mut Session, tokens: usize) -> (Vec<u32>, Vec<u32>) {
     let mut next = argmax(session.feed(&PROMPT).unwrap());
@@ -93,9 +96,9 @@ fn decoding_is_the_same_for_any_number_of_threads_and_allocates_nothing() {
     let whole = Encoding::ALL.map(|encoding| (encoding, None));
     for (encoding, listed) in whole.into_iter().chain([(Encoding::Q8, Some(every_second))]) {
         let model = Encoded::new(encoding, listed);
-        let expected = decode(&mut session(&model, 1), 24);
+        let expected = decode(&mut session(&model, 1), TOKENS);
         for threads in [2, 3, 8] {
-            assert!(decode(&mut session(&model, threads), 24) == expected, "{}, {threads} threads", encoding.name());
+            assert!(decode(&mut session(&model, threads), TOKENS) == expected, "{}, {threads} threads", encoding.name());
         }
         for threads in [1, 2] {
             let mut session = session(&model, threads);
@@ -104,7 +107,7 @@ fn decoding_is_the_same_for_any_number_of_threads_and_allocates_nothing() {
             next = argmax(session.feed(&[next]).unwrap());
             let mut allocations_of_tokens = || {
                 let region = Region::new(COUNTED);
-                for _ in 0..40 {
+                for _ in 0..2 * TOKENS {
                     next = argmax(session.feed(&[next]).unwrap());
                 }
                 let change = region.change();
