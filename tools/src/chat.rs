@@ -44,7 +44,7 @@ impl<'a> Chat<'a> {
     /// The tokens up to the assistant's reply, which begins with `answer`.
     pub fn prompt(&self, turns: &[Turn], answer: &str) -> Result<Vec<u32>, Failure> {
         let encoded = self.encode(turns, true, answer);
-        encoded.map_err(|problem| Failure::BadFile(format!("{problem}; leave --chat out")))
+        encoded.map_err(|problem| Failure::BadFile(format!("{problem}; ask it without a chat")))
     }
 
     /// The tokens of all that was said; an error's text says what is wrong with the template.
