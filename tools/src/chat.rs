@@ -20,50 +20,6 @@ const STACK: usize = 32 << 20;
 const FUEL: u64 = 200_000;
 const TIME: Duration = Duration::from_secs(5);
 
-/// What makes tokens of conversations: a model's tokenizer and template.
-#[derive(Clone, Copy)]
-pub struct Chat<'a> {
-    tokenizer: &'a Tokenizer,
-    template: &'a str,
-}
-
-impl<'a> Chat<'a> {
-    /// Of a model with a `template`.
-    pub fn new(tokenizer: &'a Tokenizer, template: Option<&'a str>) -> Result<Self, Failure> {
-        match template {
-            Some(template) => Ok(Chat { tokenizer, template }),
-            None => Err(Failure::Usage("this model has no chat template; leave --chat out".into())),
-        }
-    }
-
-    /// Of the model that makes documents' tokens so.
-    pub fn of(tokens: &DocumentTokens<'a>) -> Result<Self, Failure> {
-        Chat::new(tokens.tokenizer, tokens.template)
-    }
-
-    /// The tokens up to the assistant's reply, which begins with `answer`.
-    pub fn prompt(&self, turns: &[Turn], answer: &str) -> Result<Vec<u32>, Failure> {
-        let encoded = self.encode(turns, true, answer);
-        encoded.map_err(|problem| Failure::BadFile(format!("{problem}; ask it without a chat")))
-    }
-
-    /// The tokens of all that was said; an error's text says what is wrong with the template.
-    pub fn whole(&self, turns: &[Turn]) -> Result<Vec<u32>, String> {
-        self.encode(turns, false, "")
-    }
-
-    fn encode(&self, turns: &[Turn], asks: bool, answer: &str) -> Result<Vec<u32>, String> {
-        let Chat { tokenizer, template } = self;
-        let text_of = |id: Option<u32>| id.map(|id| tokenizer.token_text(id)).unwrap_or_default();
-        let bos = text_of(tokenizer.bos());
-        let rendered = render(template, turns, asks, &bos, &text_of(tokenizer.eos()));
-        let text = rendered.map_err(|problem| format!("the model's chat template {problem}"))? + answer;
-        // Templates write the beginning of text themselves; encoding must not add another.
-        let text = text.strip_prefix(bos.as_str()).filter(|_| tokenizer.adds_bos()).unwrap_or(&text);
-        Ok(tokenizer.encode(text, Special::Parse))
-    }
-}
-
 /// Makes tokens of texts as they are, and of conversations by the model's template, if it has one.
 #[derive(Clone, Copy)]
 pub struct DocumentTokens<'a> {
@@ -73,23 +29,45 @@ pub struct DocumentTokens<'a> {
     pub template: Option<&'a str>,
 }
 
+impl DocumentTokens<'_> {
+    /// The tokens of a conversation up to the assistant's reply, which begins with `answer`.
+    pub fn prompt(&self, turns: &[Turn], answer: &str) -> Result<Vec<u32>, Failure> {
+        let none = || Failure::Usage("this model has no chat template; leave --chat out".into());
+        let encoded = self.encode(self.template.ok_or_else(none)?, turns, true, answer);
+        encoded.map_err(|failure| match failure {
+            Failure::BadFile(message) => Failure::BadFile(format!("{message}; ask it without a chat")),
+            other => other,
+        })
+    }
+
+    fn encode(&self, template: &str, turns: &[Turn], asks: bool, answer: &str) -> Result<Vec<u32>, Failure> {
+        let tokenizer = self.tokenizer;
+        let text_of = |id: Option<u32>| id.map(|id| tokenizer.token_text(id)).unwrap_or_default();
+        let bos = text_of(tokenizer.bos());
+        let text = render(template, turns, asks, &bos, &text_of(tokenizer.eos()))? + answer;
+        // Templates write the beginning of text themselves; encoding must not add another.
+        let text = text.strip_prefix(bos.as_str()).filter(|_| tokenizer.adds_bos()).unwrap_or(&text);
+        Ok(tokenizer.encode(text, Special::Parse))
+    }
+}
+
 impl Tokenize for DocumentTokens<'_> {
     fn text(&self, text: &str) -> Vec<u32> {
         self.tokenizer.encode_plain(text)
     }
 
     fn chat(&self, turns: &[Turn]) -> Result<Vec<u32>, pruner::Error> {
-        let refused = |problem: &str| pruner::Error::Chat { problem: problem.to_owned() };
-        let template = self.template.ok_or_else(|| refused("this model has no chat template"))?;
-        Chat { tokenizer: self.tokenizer, template }.whole(turns).map_err(|problem| refused(&problem))
+        let refused = |problem: String| pruner::Error::Chat { problem };
+        let template = self.template.ok_or_else(|| refused("this model has no chat template".into()))?;
+        self.encode(template, turns, false, "").map_err(|failure| refused(failure.into_message()))
     }
 }
 
 /// Renders `messages` with the model's `template`; `asks` for the assistant's reply.
-fn render(template: &str, messages: &[Turn], asks: bool, bos: &str, eos: &str) -> Result<String, String> {
+fn render(template: &str, messages: &[Turn], asks: bool, bos: &str, eos: &str) -> Result<String, Failure> {
     if template.len() > MAX_TEMPLATE {
         let len = template.len();
-        return Err(format!("is {len} bytes long, at most {MAX_TEMPLATE} are run"));
+        return Err(bad(&format!("{len} bytes long, at most {MAX_TEMPLATE} are run")));
     }
     let (template, messages) = (template.to_owned(), messages.to_vec());
     let (bos, eos) = (bos.to_owned(), eos.to_owned());
@@ -99,15 +77,19 @@ fn render(template: &str, messages: &[Turn], asks: bool, bos: &str, eos: &str) -
         let _ = send.send(render_here(&template, &messages, asks, &bos, &eos));
     };
     let thread = thread::Builder::new().name("chat-template".into()).stack_size(STACK).spawn(job);
-    thread.map_err(|e| format!("gets no thread: {e}"))?;
+    thread.map_err(|e| Failure::Runtime(format!("cannot start a thread for the chat template: {e}")))?;
     match receive.recv_timeout(TIME) {
         Ok(Ok(text)) if text.len() > MAX_OUTPUT => {
-            Err(format!("gives {} bytes, at most {MAX_OUTPUT} are taken", text.len()))
+            Err(bad(&format!("gives {} bytes, at most {MAX_OUTPUT} are taken", text.len())))
         }
         Ok(Ok(text)) => Ok(text),
-        Ok(Err(error)) => Err(format!("fails: {error:#}")),
-        Err(_) => Err(format!("does not finish within {} s", TIME.as_secs())),
+        Ok(Err(error)) => Err(bad(&format!("{error:#}"))),
+        Err(_) => Err(bad(&format!("does not finish within {} s", TIME.as_secs()))),
     }
+}
+
+fn bad(problem: &str) -> Failure {
+    Failure::BadFile(format!("the model's chat template: {problem}"))
 }
 
 fn render_here(
@@ -170,9 +152,11 @@ mod tests {
             "x".repeat(MAX_TEMPLATE + 1),
         ];
         for template in all {
-            // A chain of signs is legal arithmetic; what matters is that it comes back.
-            if let Ok(text) = render(&template, &[Turn::new("user", "Hi")], true, "", "") {
-                assert!(text.len() < 100, "{} bytes", text.len());
+            match render(&template, &[Turn::new("user", "Hi")], true, "", "") {
+                Err(Failure::BadFile(message)) => assert!(message.contains("chat template"), "{message}"),
+                // A chain of signs is legal arithmetic; what matters is that it comes back.
+                Ok(text) => assert!(text.len() < 100, "{} bytes", text.len()),
+                Err(other) => panic!("{other:?}"),
             }
         }
     }

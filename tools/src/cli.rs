@@ -9,7 +9,7 @@ use clap::Args;
 use runtime::{EngineOptions, Model, Precision, Splitter, Tokenizer};
 use spm::Config;
 
-use crate::chat::{Chat, DocumentTokens};
+use crate::chat::DocumentTokens;
 use crate::failure::Failure;
 use crate::open::{AnyModel, LoadMode};
 use crate::process;
@@ -108,12 +108,7 @@ impl Ready {
 }
 
 impl Ready {
-    /// For conversations; an error if the model has no template for them.
-    pub fn chat(&self) -> Result<Chat<'_>, Failure> {
-        Chat::new(&self.tokenizer, self.chat_template.as_deref())
-    }
-
-    /// How documents are made tokens of.
+    /// How texts and conversations are made tokens of.
     pub fn document_tokens(&self) -> DocumentTokens<'_> {
         DocumentTokens { tokenizer: &self.tokenizer, template: self.chat_template.as_deref() }
     }

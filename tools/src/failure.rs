@@ -26,17 +26,28 @@ pub fn run(program: &str, main: impl FnOnce() -> Result<(), Failure>) -> ExitCod
         Ok(()) => return ExitCode::SUCCESS,
         Err(failure) => failure,
     };
-    let (code, message) = match failure {
-        Failure::Runtime(m) => (1, m),
-        Failure::Usage(m) => (2, m),
-        Failure::BadFile(m) => (3, m),
-        Failure::OutOfMemory(m) => (4, m),
-        Failure::Interrupted => (130, "interrupted".into()),
+    let code = match failure {
+        Failure::Runtime(_) => 1,
+        Failure::Usage(_) => 2,
+        Failure::BadFile(_) => 3,
+        Failure::OutOfMemory(_) => 4,
+        Failure::Interrupted => 130,
         Failure::OutputClosed => return ExitCode::SUCCESS,
     };
     // If standard error is closed as well there is nobody left to tell.
-    let _ = writeln!(std::io::stderr(), "{program}: {message}");
+    let _ = writeln!(std::io::stderr(), "{program}: {}", failure.into_message());
     ExitCode::from(code)
+}
+
+impl Failure {
+    /// The sentence for people.
+    pub fn into_message(self) -> String {
+        match self {
+            Failure::Runtime(m) | Failure::Usage(m) | Failure::BadFile(m) | Failure::OutOfMemory(m) => m,
+            Failure::Interrupted => "interrupted".into(),
+            Failure::OutputClosed => "nobody reads the output".into(),
+        }
+    }
 }
 
 impl From<std::io::Error> for Failure {

@@ -26,7 +26,6 @@ use runtime::{EngineOptions, Model, SamplerOptions, Sessions, Tokenizer};
 use spm::Checkpoint;
 
 use crate::calibration::document_tokens;
-use crate::chat::Chat;
 use crate::failure::Failure;
 use crate::{memory, process};
 use bytes::InBytes;
@@ -115,8 +114,8 @@ impl<'a> Author<'a> {
     pub fn write(&mut self, wanted: &Wanted, folder: &Path) -> Result<PathBuf, Failure> {
         let path = self.path(wanted, folder);
         let tokenize = document_tokens(self.source, self.tokenizer);
-        if wanted.kind.chat {
-            Chat::of(&tokenize).map_err(|_| no_template(wanted.kind))?;
+        if wanted.kind.chat && tokenize.template.is_none() {
+            return Err(no_template(wanted.kind));
         }
         let file = TextFile::open(&path, &tokenize)?;
         if file.tokens >= wanted.tokens {

@@ -189,7 +189,7 @@ fn options(sampling: &Sampling, until: &Until) -> GenerateOptions {
 pub fn encode(ready: &Ready, prompt: &Prompt) -> Result<Vec<u32>, Failure> {
     match prompt {
         Prompt::Raw(text) => Ok(ready.tokenizer.encode(text, Special::AsText)),
-        Prompt::Chat { message, answer } => ready.chat()?.prompt(&[Turn::new("user", message)], answer),
+        Prompt::Chat { message, answer } => ready.document_tokens().prompt(&[Turn::new("user", message)], answer),
     }
 }
 

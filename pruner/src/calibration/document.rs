@@ -1,20 +1,23 @@
 //! What a document says: text, or a conversation.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::Error;
 
-/// A document to calibrate on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A document to calibrate on; in JSON its `text` or its `messages`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub enum Document {
     /// Text as it is.
+    #[serde(rename = "text")]
     Text(String),
     /// A conversation, which a model's chat template makes text of.
+    #[serde(rename = "messages")]
     Chat(Vec<Turn>),
 }
 
 /// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Turn {
     /// `system`, `user` or `assistant`.
     pub role: String,
@@ -68,9 +71,7 @@ impl Document {
         let Value::Object(fields) = serde_json::from_slice(line).ok()? else { return None };
         match (fields.get("text"), fields.get("messages")) {
             (Some(text), _) => text.as_str().map(|text| Document::Text(text.to_owned())),
-            (None, Some(messages)) => {
-                messages.as_array()?.iter().map(Turn::of).collect::<Option<_>>().map(Document::Chat)
-            }
+            (None, Some(messages)) => Vec::deserialize(messages).ok().map(Document::Chat),
             (None, None) => question_and_answer(&fields).map(Document::Text),
         }
     }
@@ -80,11 +81,6 @@ impl Turn {
     /// What `role` said.
     pub fn new(role: &str, content: &str) -> Self {
         Turn { role: role.into(), content: content.into() }
-    }
-
-    fn of(message: &Value) -> Option<Self> {
-        let field = |name: &str| message.get(name).and_then(Value::as_str).map(str::to_owned);
-        Some(Turn { role: field("role")?, content: field("content")? })
     }
 }
 

@@ -183,7 +183,7 @@ fn prompt_tokens(cli: &Cli, ready: &Ready, text: &PromptText) -> Result<Vec<u32>
     }
     let system = cli.system.as_deref().map(|text| Turn::new("system", text));
     let turns: Vec<Turn> = system.into_iter().chain([Turn::new("user", &text.before)]).collect();
-    ready.chat()?.prompt(&turns, "")
+    ready.document_tokens().prompt(&turns, "")
 }
 
 fn context(cli: &Cli, ready: &Ready, prompt_tokens: usize) -> Result<usize, Failure> {

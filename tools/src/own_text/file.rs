@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use pruner::calibration::{Document, Tokenize, Turn};
+use pruner::calibration::{Document, Tokenize};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
@@ -17,51 +17,13 @@ pub(super) struct Line {
     /// Who wrote it.
     pub(super) origin: String,
     #[serde(flatten)]
-    pub(super) document: Body,
+    pub(super) document: Document,
 }
 
-/// A document as lines of JSON have it.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Body {
-    Text(String),
-    Messages(Vec<Message>),
-}
-
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub(super) struct Message {
-    role: String,
-    content: String,
-}
-
-impl From<&Document> for Body {
-    fn from(document: &Document) -> Self {
-        match document {
-            Document::Text(text) => Body::Text(text.clone()),
-            Document::Chat(turns) => Body::Messages(turns.iter().map(Message::from).collect()),
-        }
-    }
-}
-
-impl From<&Turn> for Message {
-    fn from(Turn { role, content }: &Turn) -> Self {
-        Message { role: role.clone(), content: content.clone() }
-    }
-}
-
-impl Body {
-    fn document(&self) -> Document {
-        match self {
-            Body::Text(text) => Document::Text(text.clone()),
-            Body::Messages(all) => Document::Chat(all.iter().map(|m| Turn::new(&m.role, &m.content)).collect()),
-        }
-    }
-
+impl Line {
+    /// Of what it says.
     fn hash(&self) -> blake3::Hash {
-        match self {
-            Body::Text(text) => blake3::hash(text.as_bytes()),
-            Body::Messages(all) => blake3::hash(format!("{all:?}").as_bytes()),
-        }
+        blake3::hash(format!("{:?}", self.document).as_bytes())
     }
 }
 
@@ -91,7 +53,7 @@ impl TextFile {
         for (i, line) in bytes[..whole].split(|b| *b == b'\n').enumerate().filter(|(_, line)| !line.is_empty()) {
             let line = serde_json::from_slice::<Line>(line).ok().filter(|line| line.number >= found.next);
             let line = line.ok_or_else(|| found.damaged(i + 1))?;
-            let tokens = line.document.document().tokens(tokenize)?.len();
+            let tokens = line.document.tokens(tokenize)?.len();
             found.note(&line, tokens);
         }
         Ok(found)
@@ -99,7 +61,7 @@ impl TextFile {
 
     /// Adds a text of `tokens` tokens, unless it is there already.
     pub(super) fn push(&mut self, line: &Line, tokens: usize) -> Result<(), Failure> {
-        if self.seen.contains(&line.document.hash()) {
+        if self.seen.contains(&line.hash()) {
             return Ok(());
         }
         let failed = |e: std::io::Error| Failure::Runtime(format!("{}: cannot write: {e}", self.path.display()));
@@ -111,7 +73,7 @@ impl TextFile {
     }
 
     fn note(&mut self, line: &Line, tokens: usize) {
-        self.seen.insert(line.document.hash());
+        self.seen.insert(line.hash());
         self.tokens += tokens;
         self.next = line.number + 1;
     }
@@ -127,9 +89,10 @@ impl TextFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pruner::calibration::Turn;
 
     fn line(number: u64, text: &str) -> Line {
-        Line { number, origin: "m".into(), document: Body::Text(text.into()) }
+        Line { number, origin: "m".into(), document: Document::Text(text.into()) }
     }
 
     fn open(path: &Path) -> Result<TextFile, Failure> {
@@ -168,10 +131,10 @@ mod tests {
                 r#"{"number":1,"origin":"m","messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}"#,
             ),
         ] {
-            let line = Line { number: 1, origin: "m".into(), document: Body::from(&document) };
+            let line = Line { number: 1, origin: "m".into(), document };
             assert_eq!(serde_json::to_string(&line).unwrap(), expected);
             let read: Line = serde_json::from_str(expected).unwrap();
-            assert_eq!((read.document.document(), read.document.hash()), (document, line.document.hash()));
+            assert_eq!((read.hash(), read), (line.hash(), line));
         }
     }
 

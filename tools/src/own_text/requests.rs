@@ -1,7 +1,6 @@
 //! What a model that answers is asked, to write conversations: some hundred thousand requests. None is anybody's.
 
 use pruner::Language;
-use pruner::calibration::Domain;
 
 /// Forms of requests for programs; `{l}` is the language, the rest as in [`super::starts`].
 const FOR_CODE: [&str; 24] = [
@@ -51,9 +50,9 @@ const FOR_TEXT: [&str; 16] = [
     "Why would a {n} need a {m}?",
 ];
 
-/// The forms of requests about `domain`, and what is put for `{l}` in number `number`.
-pub(super) fn forms(domain: Domain, number: u64) -> (&'static [&'static str], &'static str) {
-    match super::starts::language_of(domain, number) {
+/// The forms of requests about a language, or about none, and what is put for `{l}`.
+pub(super) fn forms(language: Option<Language>) -> (&'static [&'static str], &'static str) {
+    match language {
         Some(language) => (&FOR_CODE, title(language)),
         None => (&FOR_TEXT, ""),
     }

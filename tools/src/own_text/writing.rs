@@ -9,10 +9,10 @@ use indicatif::{HumanDuration, ProgressBar};
 use pruner::calibration::{Document, Turn};
 use runtime::{PieceDecoder, Sampler, Sessions, Special, Tokenizer};
 
-use super::file::{Body, Line, TextFile};
+use super::file::{Line, TextFile};
 use super::loops::{Loops, is_monotonous};
 use super::{LONGEST, Wanted, note, sampling, starts};
-use crate::chat::{Chat, DocumentTokens};
+use crate::chat::DocumentTokens;
 use crate::failure::Failure;
 use crate::progress::progress_bar;
 
@@ -143,8 +143,8 @@ impl<'a> Writing<'a> {
         while self.file.tokens < self.wanted.tokens {
             let Some(entry) = self.done.first_entry().filter(|entry| *entry.key() < first_on_the_way) else { break };
             let (number, text) = entry.remove_entry();
-            if let Some((text, tokens)) = text {
-                let (origin, document) = (note(self.wanted.kind), Body::from(&text));
+            if let Some((document, tokens)) = text {
+                let origin = note(self.wanted.kind);
                 self.file.push(&Line { number, origin, document }, tokens)?;
             }
         }
@@ -166,7 +166,7 @@ impl Draft {
         let (start, mut tokens) = match kind.chat {
             true => {
                 let request = starts::request(kind.domain, seed, number);
-                let tokens = Chat::of(tokenize)?.prompt(&[Turn::new("user", &request)], "")?;
+                let tokens = tokenize.prompt(&[Turn::new("user", &request)], "")?;
                 (request, tokens)
             }
             false => {
@@ -216,17 +216,12 @@ impl Draft {
         let mut pieces = PieceDecoder::default();
         let added = self.tokens[self.of_start..kept].iter().map(|id| pieces.push(tokenizer.token_bytes(*id)));
         let added: String = added.collect();
-        let (all, document) = match self.chat {
-            true => {
-                let turns = vec![Turn::new("user", &self.start), Turn::new("assistant", &added)];
-                (added, Document::Chat(turns))
-            }
-            false => {
-                let text = self.start.clone() + &added;
-                (text.clone(), Document::Text(text))
-            }
-        };
-        (!is_monotonous(&all)).then_some(document)
+        if self.chat {
+            let turns = || vec![Turn::new("user", &self.start), Turn::new("assistant", &added)];
+            return (!is_monotonous(&added)).then(|| Document::Chat(turns()));
+        }
+        let text = self.start.clone() + &added;
+        (!is_monotonous(&text)).then_some(Document::Text(text))
     }
 }
 
