@@ -127,9 +127,7 @@ impl Pattern {
                 prune_lowest(scores, &mut kept, (scores.len() as f64 * sparsity) as usize);
             }
             (Pattern::Unstructured { .. }, Group::Row) => {
-                let k = self.pruned_of_row(cols);
-                let rows = scores.par_chunks_exact(cols).zip(kept.par_chunks_exact_mut(cols));
-                rows.for_each(|(scores, kept)| prune_lowest(scores, kept, k));
+                prune_lowest_of_rows(scores, &mut kept, cols, self.pruned_of_row(cols));
             }
             (Pattern::KeepNofM { n, m }, _) => {
                 let rows = scores.par_chunks_exact(cols).zip(kept.par_chunks_exact_mut(cols));
@@ -141,6 +139,19 @@ impl Pattern {
             }
         }
         kept
+    }
+
+    /// The same of some columns of each row, those from `first` on: over all blocks of columns as many go as of whole rows.
+    pub(crate) fn keep_of_block(self, group: Group, scores: &[f32], first: usize, width: usize) -> Vec<bool> {
+        match (self, group) {
+            (Pattern::Unstructured { .. }, Group::Row) => {
+                let mut kept = vec![true; scores.len()];
+                let pruned = self.pruned_of_row(first + width) - self.pruned_of_row(first);
+                prune_lowest_of_rows(scores, &mut kept, width, pruned);
+                kept
+            }
+            _ => self.keep(group, scores, width),
+        }
     }
 }
 
@@ -172,6 +183,11 @@ impl fmt::Display for Group {
             Group::Matrix => "matrix",
         })
     }
+}
+
+fn prune_lowest_of_rows(scores: &[f32], kept: &mut [bool], cols: usize, k: usize) {
+    let rows = scores.par_chunks_exact(cols).zip(kept.par_chunks_exact_mut(cols));
+    rows.for_each(|(scores, kept)| prune_lowest(scores, kept, k));
 }
 
 fn pruned_of_group(n: usize, m: usize, len: usize) -> usize {
@@ -373,6 +389,25 @@ mod tests {
             ("", None),
         ] {
             assert!(parse(text, sparsity).is_err(), "{text} {sparsity:?}");
+        }
+    }
+
+    /// Blocks together lose what a row does, though a block of 128 has no 0.3 or 0.6 of its columns.
+    #[test]
+    fn blocks_of_a_row_lose_what_the_row_does() {
+        const COLS: usize = 300;
+        for sparsity in [0.3, 0.5, 0.6, 0.7] {
+            let pattern = Pattern::Unstructured { sparsity };
+            let kept_of = |first: usize| {
+                let width = 128.min(COLS - first);
+                let kept = pattern.keep_of_block(Group::Row, &crate::linalg::noise(3 * width, 5), first, width);
+                kept.chunks(width).map(|row| row.iter().filter(|kept| **kept).count()).collect::<Vec<_>>()
+            };
+            let blocks: Vec<Vec<usize>> = (0..COLS).step_by(128).map(kept_of).collect();
+            for row in 0..3 {
+                let kept: usize = blocks.iter().map(|block| block[row]).sum();
+                assert_eq!(COLS - kept, pattern.pruned_of_row(COLS), "{sparsity}");
+            }
         }
     }
 }

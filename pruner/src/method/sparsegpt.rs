@@ -70,7 +70,7 @@ impl Fix for Prune {
         let Pattern::Unstructured { .. } = self.pattern else { return };
         let width = weights.len() / self.rows;
         let scores: Vec<f32> = weights.iter().enumerate().map(|(at, w)| self.score(first + at % width, *w)).collect();
-        for (at, kept) in self.pattern.keep(self.group, &scores, width).into_iter().enumerate() {
+        for (at, kept) in self.pattern.keep_of_block(self.group, &scores, first, width).into_iter().enumerate() {
             self.kept[at / width * self.d + first + at % width] = kept;
         }
     }
