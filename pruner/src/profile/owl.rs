@@ -76,13 +76,15 @@ impl Scores {
     }
 }
 
+/// Around the wanted mean, nearer to it where a layer would get less than 0 or more than `MOST`.
 fn sparsities(outliers: &[f64], sparsity: f64) -> Vec<f64> {
     let min = outliers.iter().copied().fold(f64::INFINITY, f64::min);
     let max = outliers.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let range = if max > min { max - min } else { 1.0 };
-    let densities: Vec<f64> = outliers.iter().map(|d| 2.0 * LAMBDA * (d - min) / range).collect();
-    let mean = densities.iter().sum::<f64>() / densities.len() as f64;
-    densities.iter().map(|d| (sparsity - (d - mean)).clamp(0.0, MOST)).collect()
+    let mean = outliers.iter().sum::<f64>() / outliers.len() as f64;
+    let room = |room: f64, distance: f64| if distance > 0.0 { room.max(0.0) * range / distance } else { f64::INFINITY };
+    let spread = (2.0 * LAMBDA).min(room(sparsity, max - mean)).min(room(MOST - sparsity, mean - min));
+    outliers.iter().map(|d| sparsity - spread * (d - mean) / range).collect()
 }
 
 #[cfg(test)]
@@ -104,5 +106,15 @@ mod tests {
         let expected = [0.68, 0.52, 0.60];
         assert!(found.iter().zip(expected).all(|(f, e)| (f - e).abs() < 1e-12), "{found:?}");
         assert_eq!(sparsities(&[0.01, 0.01], 0.5), [0.5, 0.5]);
+    }
+
+    #[test]
+    fn the_mean_is_the_wanted_one() {
+        for sparsity in [0.0, 0.05, 0.5, 0.95, 0.99] {
+            let found = sparsities(&[0.01, 0.03, 0.02, 0.011], sparsity);
+            let mean = found.iter().sum::<f64>() / 4.0;
+            assert!((mean - sparsity).abs() < 1e-12, "{sparsity}: {mean}");
+            assert!(found.iter().all(|s| (0.0..=MOST.max(sparsity)).contains(s)), "{found:?}");
+        }
     }
 }
