@@ -39,6 +39,15 @@ pub fn sha256_of_windows(windows: &[Vec<u32>]) -> String {
     hex(&hash.finalize())
 }
 
+/// Such as `64 of 512`, or each window's length.
+pub(crate) fn lengths_of_windows(windows: &[Vec<u32>]) -> String {
+    let (n, first) = (windows.len(), windows.first().map_or(0, Vec::len));
+    if windows.iter().all(|w| w.len() == first) {
+        return format!("{n} of {first}");
+    }
+    windows.iter().map(|w| w.len().to_string()).collect::<Vec<_>>().join(", ")
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, b| {
         // Writing to a String cannot fail.

@@ -9,7 +9,7 @@ use crate::driver::Known;
 use crate::error::Error;
 use crate::method::Needs;
 use crate::options::PruneOptions;
-use crate::provenance::sha256_of_windows;
+use crate::provenance::{lengths_of_windows, sha256_of_windows};
 use crate::statistics::ColumnNorms;
 
 /// Differences that are told one by one.
@@ -33,7 +33,7 @@ impl Fingerprint {
         }
         let windows = known.windows(options);
         if !windows.is_empty() {
-            facts.push(("calibration windows".to_owned(), lengths(windows)));
+            facts.push(("calibration windows".to_owned(), lengths_of_windows(windows)));
             facts.push(("calibration tokens".to_owned(), sha256_of_windows(windows)));
             // Other kernels add in another order.
             facts.push(("kernels".to_owned(), runtime::simd::best().name().to_owned()));
@@ -104,15 +104,6 @@ fn hash_of_norms(norms: &BTreeMap<String, ColumnNorms>) -> String {
         }
     }
     hasher.finalize().to_hex().to_string()
-}
-
-/// Such as `64 of 512`, or each window's length.
-fn lengths(windows: &[Vec<u32>]) -> String {
-    let (n, first) = (windows.len(), windows[0].len());
-    if windows.iter().all(|w| w.len() == first) {
-        return format!("{n} of {first}");
-    }
-    windows.iter().map(|w| w.len().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 fn take_text(bytes: &mut &[u8]) -> Option<String> {

@@ -23,7 +23,7 @@ use crate::outcome::{Outcome, encode_table, outcome};
 use crate::pattern::Pattern;
 use crate::plan;
 use crate::progress::Progress;
-use crate::provenance::sha256_of_windows;
+use crate::provenance::{lengths_of_windows, sha256_of_windows};
 use crate::site::Site;
 use crate::statistics::Inputs;
 use crate::stream::{self, Stream};
@@ -59,10 +59,11 @@ pub(super) fn allocate(
 }
 
 /// All that measures depend on besides the source.
-fn facts(options: &PruneOptions, windows: &[Vec<u32>]) -> [(&'static str, String); 5] {
+fn facts(options: &PruneOptions, windows: &[Vec<u32>]) -> [(&'static str, String); 6] {
     [
         ("program", format!("{} {}", env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))),
         ("calibration tokens", sha256_of_windows(windows)),
+        ("calibration windows", lengths_of_windows(windows)),
         ("kernels", runtime::simd::best().name().to_owned()),
         ("rounding", options.rounding.to_string()),
         ("weights compared", options.group_of_method().to_string()),
