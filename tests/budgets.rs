@@ -80,7 +80,11 @@ fn a_file_of_a_size_is_measured_once_for_all_sizes() {
 
     let other = ["--size", "1.2MB", "--sensitivity", &kept, "--nsamples", "11", "--force"];
     let (code, _, said) = folder.prune("same.spm", &other);
-    assert!(code == 2 && said.contains("kept.json: was measured otherwise (calibration tokens differ)"), "{said}");
+    assert!(
+        code == 2
+            && said.contains("kept.json: was measured otherwise (calibration tokens, calibration windows differ)"),
+        "{said}"
+    );
     fs::write(&kept, "my notes").unwrap();
     let (code, _, said) = folder.prune("same.spm", &["--size", "1.2MB", "--sensitivity", &kept, "--force"]);
     assert!(code == 1 && said.contains("kept.json: holds no sensitivities"), "{said}");
@@ -103,7 +107,18 @@ fn memory_that_is_allowed_is_kept_to() {
     assert!(folder.pruned("less.spm", &["--method", "admm", "--max-memory", &less]) == expected);
     let (code, _, said) = folder.prune("out.spm", &["--method", "admm", "--max-memory", "1MB"]);
     assert!(code == 4 && said.contains("and 1000000 are allowed; allow more with --max-memory"), "{said}");
-    assert!(!Path::new(&folder.path("out.spm")).exists());
+    for (windows, expected) in [
+        (["--nsamples", "18446744073709551615"], "calibration windows `18446744073709551615`: expected at most"),
+        (["--nsamples", "0"], "calibration windows `0`: expected 1 or more"),
+    ] {
+        let (code, _, said) = folder.prune("out.spm", &[&windows[..], &["--dry-run"]].concat());
+        assert!(code == 2 && said.contains(expected), "{said}");
+    }
+    let (dense, out, text) = (folder.path("dense.spm"), folder.path("out.spm"), folder.path("text.py"));
+    let longer = common::run(common::SPARSE_PRUNE, &[&dense, "-o", &out, "--calib", &text, "--seqlen", "100000"]);
+    let said = String::from_utf8(longer.stderr).unwrap();
+    assert!(said.contains("tokens a window `100000`: expected at most 2048, the context of the model"), "{said}");
+    assert!(!Path::new(&out).exists());
 }
 
 #[test]
@@ -131,6 +146,31 @@ fn a_head_has_rows_for_some_tokens() {
     let eval = ["eval", &short, "--text", &text, "-c", "64", "--windows", "4", "--reference", &dense, "--json"];
     let found: serde_json::Value = serde_json::from_str(&common::output_of(common::SPM, &eval)).unwrap();
     let number = |key: &str| found[key].as_f64().unwrap_or_else(|| panic!("{key} of {found}"));
+    // It cannot judge others: some tokens it cannot write.
+    let turned = ["eval", &dense, "--text", &text, "-c", "64", "--windows", "4", "--reference", &short];
+    let done = common::run(common::SPM, &turned);
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert!(done.status.code() == Some(2) && said.contains("it can write 900 of 2000 tokens"), "{said}");
+    let turned = [
+        "compare",
+        &short,
+        &dense,
+        "--text",
+        &text,
+        "-c",
+        "64",
+        "--windows",
+        "4",
+        "--n-prompt",
+        "0",
+        "--n-gen",
+        "0",
+        "--json",
+    ];
+    let compared: serde_json::Value = serde_json::from_str(&common::output_of(common::SPM, &turned)).unwrap();
+    let text = &compared["texts"][0];
+    assert!(text["one_vocabulary"] == true && text["b"]["perplexity"].is_number(), "{text}");
+    assert!(text["b"].get("ln_perplexity_ratio").is_none(), "{text}");
     assert!(number("kl_mean") >= 0.0 && (0.0..1.0).contains(&number("unlisted_mean")) && number("perplexity") > 1.0);
 
     let (code, _, said) = folder.prune("more.spm", &["--vocab-shortlist", "2001"]);

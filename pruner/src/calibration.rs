@@ -34,6 +34,9 @@ pub use skipped::Skipped;
 /// Far above any use; bounds the list of them.
 const MAX_WINDOWS: usize = 1 << 20;
 
+/// The same of all their tokens; what is foreseen of their bytes stays below 2^64.
+const MAX_TOKENS: usize = i32::MAX as usize;
+
 /// How many times the tokens that are taken are read, at most.
 const SPREAD: usize = 16;
 
@@ -201,15 +204,9 @@ impl CalibrationOptions {
 
     fn check(&self) -> Result<(), Error> {
         let least = 1 + self.start_len();
-        let refuse = |expected: &str| Err(Error::option("calibration windows", &self.nsamples.to_string(), expected));
-        if self.nsamples == 0 {
-            return refuse("1 or more");
-        }
+        check_size(self.nsamples, self.seqlen)?;
         if self.seqlen < least {
             return Err(Error::option("tokens a window", &self.seqlen.to_string(), format!("{least} or more")));
-        }
-        if self.nsamples > MAX_WINDOWS || self.nsamples.checked_mul(self.seqlen).is_none() {
-            return refuse("fewer windows, or shorter ones");
         }
         if self.parts.is_empty() {
             return Err(Error::option("calibration text", "", "at least one file or folder"));
@@ -333,6 +330,16 @@ impl CalibrationOptions {
     fn start_len(&self) -> usize {
         usize::from(self.joints.window_start.is_some())
     }
+}
+
+/// Refuses no windows, and more tokens than can be counted with.
+pub(crate) fn check_size(nsamples: usize, seqlen: usize) -> Result<(), Error> {
+    let expected = match nsamples.checked_mul(seqlen) {
+        _ if nsamples == 0 => "1 or more".to_owned(),
+        Some(tokens) if nsamples <= MAX_WINDOWS && tokens <= MAX_TOKENS => return Ok(()),
+        _ => format!("at most {MAX_WINDOWS}, of at most {MAX_TOKENS} tokens together; they have {seqlen} each"),
+    };
+    Err(Error::option("calibration windows", &nsamples.to_string(), expected))
 }
 
 fn count(dealt: &[usize], part: usize) -> usize {

@@ -195,10 +195,12 @@ pub enum Error {
         least: u64,
     },
     /// Threads could not be started.
-    #[error("cannot start {threads} threads; ask for fewer")]
+    #[error("cannot start {threads} threads: {reason}; ask for fewer")]
     Threads {
         /// Threads asked for.
         threads: usize,
+        /// What the system said.
+        reason: String,
     },
     /// An earlier run left its journal.
     #[error("{}: an earlier run was interrupted; go on with --resume, or start anew with --force", path.display())]

@@ -8,6 +8,7 @@ use spm::levels::in_high_nibbles;
 use spm::matrix::{self, PLANE_ALIGN};
 use spm::{BLOCK, CHUNK, Checkpoint, Config, Encoding, POSITIONS, Shortlist, Vocabulary};
 
+use crate::calibration;
 use crate::error::Error;
 use crate::method::Needs;
 use crate::options::PruneOptions;
@@ -61,6 +62,10 @@ pub fn plan(source: &dyn Checkpoint, options: &PruneOptions, nsamples: usize, se
     config.validate()?;
     options.check(config)?;
     let observing = options.needs_calibration();
+    // With an imatrix there are none.
+    if observing && (nsamples, seqlen) != (0, 0) {
+        check_windows(config, nsamples, seqlen)?;
+    }
     let (nsamples, seqlen) = if observing { (nsamples, seqlen) } else { (0, 0) };
     let sizes = sizes(config, options)?;
     let tensor_bytes = sizes.iter().map(|s| s.bytes).sum();
@@ -92,14 +97,29 @@ pub fn plan_within(
         return Ok(ample);
     }
     let wide_bytes = states::wide_bytes(source.config(), &options.residence, nsamples, seqlen);
-    options.residence = match wide_bytes.checked_sub(too_many) {
-        Some(wide_bytes) => Residence::Memory { wide_bytes },
-        None => Residence::Spilled(folder.to_owned()),
-    };
-    let least = plan_profile(source, options, profile, nsamples, seqlen)?;
-    match least.peak_bytes > memory {
-        true => Err(Error::TooLittleMemory { needed: least.peak_bytes, memory }),
-        false => Ok(least),
+    let fewer = wide_bytes.checked_sub(too_many).map(|wide_bytes| Residence::Memory { wide_bytes });
+    let mut needed = ample.peak_bytes;
+    // Measuring for a profile keeps fewer windows, so that keeping less of them may not be enough for it.
+    for residence in fewer.into_iter().chain([Residence::Spilled(folder.to_owned())]) {
+        options.residence = residence;
+        let plan = plan_profile(source, options, profile, nsamples, seqlen)?;
+        if plan.peak_bytes <= memory {
+            return Ok(plan);
+        }
+        needed = plan.peak_bytes;
+    }
+    Err(Error::TooLittleMemory { needed, memory })
+}
+
+/// Refuses windows that are longer than what the model reads, or too many.
+fn check_windows(c: &Config, nsamples: usize, seqlen: usize) -> Result<(), Error> {
+    calibration::check_size(nsamples, seqlen)?;
+    match seqlen > c.context_len {
+        true => {
+            let expected = format!("at most {}, the context of the model", c.context_len);
+            Err(Error::option("tokens a window", &seqlen.to_string(), expected))
+        }
+        false => Ok(()),
     }
 }
 

@@ -60,7 +60,7 @@ impl Stream {
             states,
             lens,
             workers: (0..threads).map(|_| Worker::new(&engine, longest)).collect::<Result<_, _>>()?,
-            pool: Arc::new(pool.map_err(|_| Error::Threads { threads })?),
+            pool: Arc::new(pool.map_err(|e| Error::Threads { threads, reason: e.to_string() })?),
             engine,
         })
     }

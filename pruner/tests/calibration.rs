@@ -1,5 +1,6 @@
 //! From files and folders to windows.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -93,6 +94,26 @@ fn a_named_file_needs_no_extension_of_the_language() {
     let file = write(folder.path(), "script", "print(1)");
     let options = of_domain(Domain::Language(Language::Python), &[&file], 1, 8);
     assert_eq!(text_of(&Calibration::collect(&options, &bytes).unwrap().windows), "print(1)");
+}
+
+#[test]
+fn a_named_file_is_taken_however_large() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines: String = (0..400_000).map(|i| format!("line {i}\n")).collect();
+    let file = write(folder.path(), "large.txt", format!("{lines}{}\nthe end\n", "x".repeat(3 << 20)));
+    let all = lines.len() + "the end\n".len();
+    let found = Calibration::collect(&options(&[&file], all / 100, 100), &bytes).unwrap();
+    assert_eq!(
+        (found.available(), found.skipped.too_large),
+        (4, 1),
+        "three parts, a line that is too long, and the end"
+    );
+    let (text, whole) = (text_of(&found.windows), lines.lines().chain(["the end"]).collect::<HashSet<_>>());
+    let taken: Vec<&str> = text.lines().rev().skip(1).collect();
+    assert!(taken.iter().all(|line| whole.contains(line)) && taken.len() + 20 > whole.len(), "{}", taken.len());
+    // Of a folder it is not.
+    let error = Calibration::collect(&options(&[folder.path()], 1, 1), &bytes).unwrap_err().to_string();
+    assert!(error.contains("1 above 2 MiB"), "{error}");
 }
 
 #[test]
@@ -207,7 +228,7 @@ fn missing_sources_and_senseless_sizes_are_refused() {
     assert!(message(&options(&[], 1, 1)).contains("at least one file or folder"));
     assert!(message(&options(&[folder.path()], 0, 1)).contains("calibration windows"));
     assert!(message(&options(&[folder.path()], 1, 0)).contains("tokens a window"));
-    assert!(message(&options(&[folder.path()], usize::MAX, 2)).contains("fewer windows"));
+    assert!(message(&options(&[folder.path()], usize::MAX, 2)).contains("at most 1048576"));
     assert!(message(&options(&[folder.path()], 1, 1)).contains("0 tokens from 0 documents"));
 }
 

@@ -102,6 +102,15 @@ fn memory_is_foreseen_and_kept_to() {
         let peak = (MEMORY.peak_usage() - before) as u64;
         assert!(plan.peak_bytes >= peak, "{profile}: {} foreseen, {peak} taken", plan.peak_bytes);
         assert!(plan.measuring_work > 0 && pruning.measuring_work == 0);
+        // Whatever is allowed, from the least that works on, works.
+        let mut within = |memory| {
+            plan_within(&model, &mut options, profile, (NSAMPLES, SEQLEN), memory, folder.path())
+                .map(|plan| assert!(plan.peak_bytes <= memory, "{profile}: {memory}"))
+        };
+        let works = |memory: &u64| within(*memory).is_ok();
+        let found: Vec<bool> =
+            (0..=40).map(|i| plan.peak_bytes * i / 40).collect::<Vec<_>>().iter().map(works).collect();
+        assert!(found.is_sorted() && !found[0] && found[40], "{profile}: {found:?}");
     }
 }
 

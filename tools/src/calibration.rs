@@ -15,6 +15,9 @@ use crate::failure::Failure;
 use crate::imatrix::ImportedNorms;
 use crate::own_text::{self, Author, Wanted};
 
+/// Tokens a window, unless another number is asked for.
+const SEQLEN: usize = 512;
+
 /// What to calibrate on.
 #[derive(Args, Clone, Debug)]
 pub struct CalibrationArgs {
@@ -39,9 +42,9 @@ pub struct CalibrationArgs {
     /// Calibration windows
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub nsamples: usize,
-    /// Tokens a window
-    #[arg(long, value_name = "N", default_value_t = 512)]
-    pub seqlen: usize,
+    /// Tokens a window [default: 512, or the model's context if that is less]
+    #[arg(long, value_name = "N")]
+    pub seqlen: Option<usize>,
     /// Chooses the calibration documents
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
@@ -86,9 +89,18 @@ impl Statistics {
 }
 
 impl CalibrationArgs {
+    /// The same for a model of this context.
+    pub fn within(&self, context: usize) -> CalibrationArgs {
+        CalibrationArgs { seqlen: Some(self.seqlen.unwrap_or(SEQLEN.min(context))), ..self.clone() }
+    }
+
     /// Windows and tokens a window that the model will be run on; none with an imatrix.
     pub fn size(&self) -> (usize, usize) {
-        if self.imatrix.is_some() { (0, 0) } else { (self.nsamples, self.seqlen) }
+        if self.imatrix.is_some() { (0, 0) } else { (self.nsamples, self.seqlen()) }
+    }
+
+    fn seqlen(&self) -> usize {
+        self.seqlen.unwrap_or(SEQLEN)
     }
 
     /// Gets the statistics that `options` and `profile` need for the model `source`, which is at `path`.
@@ -186,7 +198,7 @@ impl CalibrationArgs {
         Ok(CalibrationOptions {
             parts: self.parts()?,
             nsamples: self.nsamples,
-            seqlen: self.seqlen,
+            seqlen: self.seqlen(),
             seed: self.seed,
             joints: Joints {
                 window_start: tokenizer.bos().filter(|_| tokenizer.adds_bos()),

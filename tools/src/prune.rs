@@ -18,6 +18,7 @@ use crate::calibration::{Statistics, tokenizer_of};
 use crate::failure::Failure;
 use crate::fingerprint;
 use crate::new_file::refuse_existing;
+use crate::notes::Notes;
 use crate::open::AnyModel;
 use crate::own_text::Author;
 use crate::process::{self, MemoryWatch};
@@ -35,10 +36,11 @@ pub fn run(args: &PruneArgs) -> Result<(), Failure> {
     let file = AnyModel::open(&args.source)?;
     let source = file.checkpoint();
     if !args.dry_run && args.was_finished()? {
-        writeln!(std::io::stderr(), "{}: was finished already", args.output.display())?;
+        writeln!(Notes, "{}: was finished already", args.output.display())?;
         return Ok(());
     }
     let mut options = args.prune_options()?;
+    let args = &PruneArgs { calibration: args.calibration.within(source.config().context_len), ..args.clone() };
     let args = &*args.with_own_text(&file, &options, &interrupted)?;
     let (nsamples, seqlen) = args.calibration.size();
     let counts = args.shorten(source, &mut options)?;
@@ -103,7 +105,7 @@ fn prune(
     let cost = Cost { bytes: sealed.file_len(), time: started.elapsed(), memory: memory_watch.peak() };
     let facts = args.facts(&provenance, &options, &statistics, &report, cost);
     if let Some(files) = &report_files {
-        files.write(&facts)?;
+        files.write(&facts).inspect_err(|_| say_how_to_go_on(&journal))?;
     }
     journal.finish(&sealed.identity())?;
     sealed.publish()?;

@@ -21,13 +21,14 @@ const MAX_DOCUMENT: u64 = 2 << 20;
 
 /// Where one document is.
 pub(super) struct Place {
-    path: PathBuf,
+    /// Shared by the lines of a file: there can be millions.
+    path: Arc<Path>,
     kind: Kind,
 }
 
 enum Kind {
-    /// A file that was named: taken as it is.
-    Named,
+    /// A file that was named, or a part of it that ends with a line: taken as it is.
+    Named(Range<u64>),
     /// A file that a folder held: taken if people wrote it.
     Found,
     /// A line of a JSONL file, taken as it is: somebody chose it before.
@@ -52,7 +53,7 @@ impl Documents {
             if meta.is_dir() {
                 self.add_folder(source, domain, &mut places)?;
             } else if meta.is_file() {
-                self.add_file(source, Kind::Named, &mut places)?;
+                self.add_named(source, meta.len(), &mut places)?;
             } else {
                 let e = std::io::Error::other("neither a file nor a folder");
                 return Err(Error::Io { action: "read", path: source.clone(), source: e });
@@ -70,7 +71,7 @@ impl Documents {
             if generated::has_generated_name(&file) {
                 self.skipped.generated += 1;
             } else {
-                self.add_file(&file, Kind::Found, places)?;
+                self.add_found(&file, places)?;
             }
         }
         Ok(())
@@ -106,7 +107,7 @@ impl Documents {
         Ok(files)
     }
 
-    fn add_file(&mut self, path: &Path, kind: Kind, places: &mut Vec<Place>) -> Result<(), Error> {
+    fn add_found(&mut self, path: &Path, places: &mut Vec<Place>) -> Result<(), Error> {
         let io = |action| move |source| Error::Io { action, path: path.to_owned(), source };
         if is_jsonl(path) {
             return self.add_lines(path, places).map_err(io("read"));
@@ -115,14 +116,49 @@ impl Documents {
         if meta.len() > MAX_DOCUMENT {
             self.skipped.too_large += 1;
         } else {
-            places.push(Place { path: path.to_owned(), kind });
+            places.push(Place { path: path.into(), kind: Kind::Found });
         }
         Ok(())
+    }
+
+    fn add_named(&mut self, path: &Path, len: u64, places: &mut Vec<Place>) -> Result<(), Error> {
+        let io = |source| Error::Io { action: "read", path: path.to_owned(), source };
+        if is_jsonl(path) {
+            return self.add_lines(path, places).map_err(io);
+        }
+        if len > MAX_DOCUMENT {
+            return self.add_parts(path, places).map_err(io);
+        }
+        places.push(Place { path: path.into(), kind: Kind::Named(0..len) });
+        Ok(())
+    }
+
+    /// A large text as several documents: as many lines each as fit in one.
+    fn add_parts(&mut self, path: &Path, places: &mut Vec<Place>) -> std::io::Result<()> {
+        let mut reader = BufReader::with_capacity(1 << 16, File::open(path)?);
+        let path: Arc<Path> = path.into();
+        let mut part = 0..0;
+        loop {
+            let len = skip_line(&mut reader)?;
+            if (len == 0 || part.end - part.start + len > MAX_DOCUMENT) && !part.is_empty() {
+                places.push(Place { path: Arc::clone(&path), kind: Kind::Named(part.clone()) });
+                part.start = part.end;
+            }
+            match len {
+                0 => return Ok(()),
+                _ if len > MAX_DOCUMENT => {
+                    self.skipped.too_large += 1;
+                    part = part.end + len..part.end + len;
+                }
+                _ => part.end += len,
+            }
+        }
     }
 
     /// Notes where the lines are, without keeping them.
     fn add_lines(&mut self, path: &Path, places: &mut Vec<Place>) -> std::io::Result<()> {
         let mut reader = BufReader::with_capacity(1 << 16, File::open(path)?);
+        let path: Arc<Path> = path.into();
         let mut start = 0;
         loop {
             let len = skip_line(&mut reader)?;
@@ -130,7 +166,7 @@ impl Documents {
                 0 => return Ok(()),
                 1 => {}
                 _ if len > MAX_DOCUMENT => self.skipped.too_large += 1,
-                _ => places.push(Place { path: path.to_owned(), kind: Kind::Line(start..start + len) }),
+                _ => places.push(Place { path: Arc::clone(&path), kind: Kind::Line(start..start + len) }),
             }
             start += len;
         }
@@ -138,10 +174,11 @@ impl Documents {
 
     /// The document at `place`, unless it is to be passed over.
     pub(super) fn read(&mut self, place: &Place) -> Result<Option<Document>, Error> {
-        let bytes = place.bytes().map_err(|source| Error::Io { action: "read", path: place.path.clone(), source })?;
+        let bytes =
+            place.bytes().map_err(|source| Error::Io { action: "read", path: place.path.to_path_buf(), source })?;
         let document = match place.kind {
             Kind::Line(_) => Document::of_line(&bytes),
-            Kind::Named | Kind::Found => text_of(bytes).map(Document::Text),
+            Kind::Named(_) | Kind::Found => text_of(bytes).map(Document::Text),
         };
         let fault = match (&place.kind, &document) {
             (Kind::Line(_), None) => Some(&mut self.skipped.without_text),
@@ -177,9 +214,9 @@ impl Place {
     fn bytes(&self) -> std::io::Result<Vec<u8>> {
         let mut file = File::open(&self.path)?;
         let mut len = MAX_DOCUMENT;
-        if let Kind::Line(line) = &self.kind {
-            file.seek(SeekFrom::Start(line.start))?;
-            len = line.end - line.start;
+        if let Kind::Line(part) | Kind::Named(part) = &self.kind {
+            file.seek(SeekFrom::Start(part.start))?;
+            len = part.end - part.start;
         }
         let mut bytes = Vec::new();
         file.take(len).read_to_end(&mut bytes)?;

@@ -1,4 +1,4 @@
-//! What is known of the inputs of a matrix: so far the norm of every input feature.
+//! The norm of every input feature of a matrix.
 //!
 //! Sums are f64 and added token by token, window by window, so they do not depend on batches or threads.
 
