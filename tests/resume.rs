@@ -16,8 +16,7 @@ fn prepare(folder: &Path) -> Vec<String> {
     common::write_spm(&model, &SyntheticModel::new(Config::new(4, 128, 256, 4, 2), 5), Encoding::F16);
     let lines = (0..1500).map(|i| format!("def f{i}(x):\n    return x * {} + {i}\n", i * 7919 % 1009));
     fs::write(&text, lines.collect::<String>()).unwrap();
-    let args =
-        ["--nsamples", "12", "--seqlen", "128", "--method", "admm", "--values", "q4", "--save-every", "0", "-t", "1"];
+    let args = ["--nsamples", "12", "--seqlen", "128", "--values", "q4", "--save-every", "0", "-t", "1"];
     let paths = [model.to_str().unwrap(), "--calib", text.to_str().unwrap()];
     paths.into_iter().chain(args).map(str::to_owned).collect()
 }
@@ -56,6 +55,17 @@ fn names(folder: &Path) -> Vec<String> {
         fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
+}
+
+/// What nobody reads is no reason to stop: `sparse-prune ... 2>&1 | head`.
+#[test]
+fn a_closed_standard_error_ends_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("model.spm");
+    let mut child = prune(&prepare(folder.path()), &out, &["--resume", "--method", "magnitude"]).spawn().unwrap();
+    drop(child.stderr.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    SparseModel::open(&out).unwrap();
 }
 
 #[test]

@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use crate::notes::Notes;
+
 /// Why a program stops before its end.
 #[derive(Debug)]
 pub enum Failure {
@@ -34,8 +36,7 @@ pub fn run(program: &str, main: impl FnOnce() -> Result<(), Failure>) -> ExitCod
         Failure::Interrupted => 130,
         Failure::OutputClosed => return ExitCode::SUCCESS,
     };
-    // If standard error is closed as well there is nobody left to tell.
-    let _ = writeln!(std::io::stderr(), "{program}: {}", failure.into_message());
+    let _ = writeln!(Notes, "{program}: {}", failure.into_message());
     ExitCode::from(code)
 }
 

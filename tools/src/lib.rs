@@ -22,6 +22,7 @@ pub mod jsonl;
 pub mod lexical;
 pub mod memory;
 pub mod new_file;
+pub mod notes;
 pub mod open;
 pub mod overlap;
 pub mod own_text;

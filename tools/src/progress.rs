@@ -8,6 +8,8 @@ use std::time::Instant;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use pruner::Progress;
 
+use crate::notes::Notes;
+
 /// Shows how far some work through all layers is: as a bar, or as a line a layer where nobody watches a terminal.
 pub struct Shown<'a> {
     what: &'static str,
@@ -34,7 +36,7 @@ impl<'a> Shown<'a> {
         if self.bar.is_hidden() && self.written != Some(p.layer) && p.layer < p.layers {
             self.written = Some(p.layer);
             // If standard error is closed there is nobody left to tell.
-            let _ = writeln!(std::io::stderr(), "{what}: layer {} of {}{left}", p.layer, p.layers);
+            let _ = writeln!(Notes, "{what}: layer {} of {}{left}", p.layer, p.layers);
         }
         if self.interrupted.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }

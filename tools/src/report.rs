@@ -4,10 +4,10 @@ mod facts;
 mod markdown;
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use spm::claim::unfinished;
+use spm::claim::write_whole;
 
 use crate::failure::Failure;
 
@@ -43,8 +43,8 @@ impl ReportFiles {
     pub fn write(&self, facts: &Facts) -> Result<(), Failure> {
         let json = serde_json::to_string_pretty(facts);
         let json = json.map_err(|e| Failure::Runtime(format!("{}: {e}", self.json.display())))?;
-        write_whole(&self.json, &(json + "\n"))?;
-        write_whole(&self.markdown, &markdown::render(facts))
+        write_whole(&self.json, (json + "\n").as_bytes())?;
+        Ok(write_whole(&self.markdown, markdown::render(facts).as_bytes())?)
     }
 }
 
@@ -75,18 +75,6 @@ fn begins_with(path: &Path, start: &str) -> bool {
     let mut found = vec![0; start.len()];
     let is_file = fs::metadata(path).is_ok_and(|m| m.is_file());
     is_file && File::open(path).and_then(|mut f| f.read_exact(&mut found)).is_ok() && found == start.as_bytes()
-}
-
-fn write_whole(path: &Path, text: &str) -> Result<(), Failure> {
-    let failure = |e: std::io::Error| {
-        Failure::Runtime(format!("{}: cannot write the report: {e}; the model itself is finished", path.display()))
-    };
-    let mut file =
-        unfinished(path).map_err(|e| Failure::Runtime(format!("report: {e}; the model itself is finished")))?;
-    file.write_all(text.as_bytes()).map_err(failure)?;
-    file.as_file().sync_all().map_err(failure)?;
-    file.persist(path).map_err(|e| failure(e.error))?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use runtime::{
 use tools::cli::{ByteSize, Ready, RunArgs, text_argument};
 use tools::infill::InfillArgs;
 use tools::memory::{Memory, fit_context};
+use tools::notes::Notes;
 use tools::{Failure, process};
 
 /// Continue a text with a sparse model (.spm) or a dense one (.gguf, or a Hugging Face folder).
@@ -210,7 +211,7 @@ fn context(cli: &Cli, ready: &Ready, prompt_tokens: usize) -> Result<usize, Fail
         format!("the weights' {file} do not stay in memory and are read from the file for every token, which is slow")
     });
     for sentence in sentence.into_iter().chain(streams) {
-        writeln!(std::io::stderr(), "sparse-run: {sentence}")?;
+        writeln!(Notes, "sparse-run: {sentence}")?;
     }
     Ok(context)
 }
@@ -302,7 +303,7 @@ fn print_stats(
     kv: KvType,
     seed: u64,
 ) -> Result<(), Failure> {
-    let mut err = std::io::stderr().lock();
+    let mut err = Notes;
     let rate = |n: usize, time: Duration| if n == 0 { 0.0 } else { n as f64 / time.as_secs_f64() };
     let engine = ready.model.engine();
     let bytes = ready.model.bytes_per_token();

@@ -15,6 +15,7 @@ use tools::cli::{RunArgs, text_argument};
 use tools::compare::{self, CompareArgs};
 use tools::eval::{self, EvalArgs};
 use tools::exact::{self, ExactArgs};
+use tools::notes::Notes;
 use tools::open::{AnyModel, open_vocabulary};
 use tools::overlap::{self, OverlapArgs};
 use tools::pass::{self, PassArgs, sandbox};
@@ -57,7 +58,7 @@ enum Command {
     /// Show two models side by side: size, speed, quality on text, and how they continue prompts
     ///
     /// Speed is measured in turns and compared by medians. Quality is that of the models as they run; KL and agreement are
-    /// of B to A, of models of one vocabulary. Prompts are continued by the most likely tokens.
+    /// of B to A, of models of one vocabulary that A can write all of. Prompts are continued by the most likely tokens.
     Compare(CompareArgs),
     /// Measure how many programming problems a model solves, by running what it writes
     /// Reads HumanEval, MBPP and HumanEval-X as published, and follows their protocols. Programs run without network,
@@ -140,9 +141,9 @@ fn main() -> ExitCode {
         Command::Verify { model } => verify(model),
         Command::Eval(args) => eval::run(args, &mut std::io::stdout()),
         Command::Compare(args) => compare::run(args, &mut std::io::stdout()),
-        Command::Pass(args) => pass::run(args, &mut std::io::stdout(), &mut std::io::stderr()),
+        Command::Pass(args) => pass::run(args, &mut std::io::stdout(), &mut Notes),
         Command::Choice(args) => choice::run(args, &mut std::io::stdout()),
-        Command::Exact(args) => exact::run(args, &mut std::io::stdout(), &mut std::io::stderr()),
+        Command::Exact(args) => exact::run(args, &mut std::io::stdout(), &mut Notes),
         Command::Bench(args) => bench::run(args, &mut std::io::stdout()),
         Command::Overlap(args) => overlap::run(args, &mut std::io::stdout()),
         Command::Synth(args) => make(args),
@@ -196,7 +197,7 @@ fn check_numbers(model: &dyn spm::Checkpoint, path: &Path) -> Result<(), Failure
 
 fn make(args: &SynthArgs) -> Result<(), Failure> {
     let bytes = synth::run(args)?;
-    writeln!(std::io::stderr(), "{}: {}", args.output.display(), process::megabytes(bytes))?;
+    writeln!(Notes, "{}: {}", args.output.display(), process::megabytes(bytes))?;
     Ok(())
 }
 

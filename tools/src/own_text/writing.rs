@@ -14,6 +14,7 @@ use super::loops::{Loops, is_monotonous};
 use super::{LONGEST, Wanted, note, sampling, starts};
 use crate::chat::DocumentTokens;
 use crate::failure::Failure;
+use crate::notes::Notes;
 use crate::progress::progress_bar;
 
 /// Tokens that a model adds to a start at least, for it to be a text.
@@ -263,12 +264,12 @@ impl Shown {
         if self.bar.is_hidden() && tenths > self.tenths {
             self.tenths = tenths;
             // If standard error is closed there is nobody left to tell.
-            let _ = writeln!(std::io::stderr(), "{line}");
+            let _ = writeln!(Notes, "{line}");
         }
     }
 
     fn leave(&self, tokens: usize) {
         self.bar.finish_and_clear();
-        let _ = writeln!(std::io::stderr(), "{tokens} tokens of text are kept: the same command goes on from there");
+        let _ = writeln!(Notes, "{tokens} tokens of text are kept: the same command goes on from there");
     }
 }

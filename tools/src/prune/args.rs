@@ -55,9 +55,9 @@ pub struct PruneArgs {
     /// How the embedding and the output head are stored: f16, q8, q5, q4
     #[arg(long, default_value_t = ValueType::Q8)]
     pub(super) head: ValueType,
-    /// Tokens that the output head keeps rows for: off, all; N, the most frequent of all calibration text; auto, a third of
-    /// the vocabulary: the most frequent, and, where the text has fewer, those that the model finds likeliest. Other tokens
-    /// are still read, and written as several
+    /// Tokens that the output head keeps rows for: off, all; N, those that most documents of all calibration text have;
+    /// auto, a third of the vocabulary: the same, and, where the text has fewer, those that the model finds likeliest. Other
+    /// tokens are still read, and written as several
     #[arg(long, value_name = "auto|N|off", default_value = "off")]
     pub(super) vocab_shortlist: String,
     /// More text to count tokens in for --vocab-shortlist: the more of a language, the fewer of its tokens are missed

@@ -11,6 +11,7 @@ use spm::{Checkpoint, Config, matrix};
 use super::PruneArgs;
 use crate::calibration::{document_tokens, tokenizer_of};
 use crate::failure::Failure;
+use crate::notes::Notes;
 use crate::process::{self, megabytes};
 use crate::progress::progress_bar;
 
@@ -96,7 +97,7 @@ pub(super) fn print_shortlist(
     let encoding = options.table_values(head).dense();
     let bytes = |rows| matrix::byte_len(encoding, rows, config.dim, 0).unwrap_or(0) as u64;
     writeln!(
-        std::io::stderr(),
+        Notes,
         "head: {} of {} rows, {} of {}; {:.2} % of the calibration text's {} tokens are split",
         list.len(),
         config.vocab_size,

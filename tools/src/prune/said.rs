@@ -9,6 +9,7 @@ use spm::Checkpoint;
 use super::PruneArgs;
 use crate::calibration::Statistics;
 use crate::failure::Failure;
+use crate::notes::Notes;
 use crate::process::megabytes;
 use crate::report::{Facts, ReportFiles};
 
@@ -36,18 +37,16 @@ pub(super) fn print_plan(
 }
 
 pub(super) fn say_what_is_resumed(journal: &Journal) -> Result<(), Failure> {
-    let mut err = std::io::stderr().lock();
     match journal.found() {
-        0 => writeln!(err, "there is nothing to resume: pruning from the beginning")?,
-        n => writeln!(err, "resuming after {n} matrices")?,
+        0 => writeln!(Notes, "there is nothing to resume: pruning from the beginning")?,
+        n => writeln!(Notes, "resuming after {n} matrices")?,
     }
     Ok(())
 }
 
 pub(super) fn say_how_to_go_on(journal: &Journal) {
     if journal.holds_work() {
-        // If standard error is closed there is nobody left to tell.
-        let _ = writeln!(std::io::stderr(), "what is done is kept: the same command with --resume goes on from there");
+        let _ = writeln!(Notes, "what is done is kept: the same command with --resume goes on from there");
     }
 }
 
@@ -66,7 +65,7 @@ pub(super) fn print_result(
             writeln!(out, "{name}\t{encoding}\t{}\t{}\t{:.4}\t{:.5}", t.kept, t.total, t.sparsity(), t.relative_error)?;
         }
     }
-    let mut err = std::io::stderr().lock();
+    let mut err = Notes;
     let peak = facts.peak_memory_bytes.map_or(String::new(), |p| format!(", peak memory {}", megabytes(p)));
     let (size, kept, total) = (megabytes(facts.totals.file_bytes), report.kept(), report.total());
     let (output, seconds) = (args.output.display(), facts.seconds);
