@@ -42,7 +42,7 @@ const LIMITS: Limits = Limits { processes: 40, memory: 200 << 20, files: 128 << 
 fn run_with(sandbox: &Sandbox, script: &str, seconds: f64, limits: Limits) -> Ended {
     let argv = vec!["/bin/sh".to_owned(), "script".to_owned()];
     let job =
-        Job { files: vec![("script".to_owned(), script.to_owned())], steps: vec![Step { argv, seconds: 3.0 }], limits };
+        Job { files: vec![("script".to_owned(), script.to_owned())], steps: vec![Step { argv, seconds }], limits };
     let started = Instant::now();
     let ended = sandbox.run(&job, &AtomicBool::new(false)).unwrap();
     assert!(started.elapsed() < Duration::from_secs_f64(seconds + 9.0), "{script}: {:?}", started.elapsed());
@@ -145,6 +145,48 @@ fn a_memory_hog_is_ended() {
         let hog = "head -c 60000000 /dev/zero | tail -c 60000000 | (sleep 100; cat) &\n";
         assert_eq!(run(&format!("{}sleep 100", hog.repeat(6))).end, End::OutOfMemory);
     }
+}
+
+/// Memory that no process has mapped.
+#[test]
+fn hidden_memory_counts() {
+    let Some(sandbox) = isolated() else { return };
+    let python = "python3 - <<'END' || exit 5\nimport ctypes, os, sys, time\n";
+    if run(&sandbox, "python3 -c 'import ctypes, os; os.memfd_create'").end != End::Exit(0) {
+        return;
+    }
+    let written = "fds = []\nwhile True:\n fds.append(os.memfd_create('x'))\n os.write(fds[-1], bytes(20 << 20))\n";
+    let detached = "c = ctypes.CDLL(None)\nc.shmat.restype = ctypes.c_void_p\nwhile True:\n \
+                    p = c.shmat(c.shmget(0, 20 << 20, 0o1600), None, 0)\n \
+                    ctypes.memset(ctypes.c_void_p(p), 1, 20 << 20)\n c.shmdt(ctypes.c_void_p(p))\n";
+    for script in [written, detached] {
+        let ended = run_with(&sandbox, &format!("{python}{script}END\n"), 20.0, LIMITS);
+        assert_eq!(ended.end, End::OutOfMemory, "{}", ended.stderr);
+    }
+}
+
+/// The temporary folder may be known by another name.
+#[test]
+fn links_to_the_temporary_folder_change_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (real, link) = (folder.path().join("real"), folder.path().join("link"));
+    fs::create_dir(&real).unwrap();
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    let items = folder.path().join("items.jsonl");
+    let mounts = "[l.split()[3].split(',')[0] for l in open('/proc/self/mounts') if l.split()[1] == '/usr']";
+    let item = serde_json::json!({
+        "task_id": "T/0", "prompt": "def f():\n", "canonical_solution": format!("    return {mounts}\n"),
+        "entry_point": "f", "test": "def check(f):\n    assert f() == ['ro'], f()\n",
+    });
+    fs::write(&items, item.to_string()).unwrap();
+    if isolated().is_none() {
+        return;
+    }
+    let mut command = std::process::Command::new(common::SPM);
+    command.args(["pass", "--canonical", "--items"]).arg(&items).env("TMPDIR", &link);
+    let done = command.output().unwrap();
+    let said = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success() && said.contains("1 of 1"), "{said}");
 }
 
 #[test]

@@ -130,7 +130,25 @@ pub struct Sandbox {
     isolated: bool,
     visible: Vec<PathBuf>,
     /// Empty; every job mounts its own root directory over it, where only its processes see it.
-    mount_point: tempfile::TempDir,
+    mount_point: Folder,
+}
+
+/// A temporary folder, and its path as the kernel has it, without links.
+#[derive(Debug)]
+struct Folder {
+    path: PathBuf,
+    /// Removes it in the end.
+    _removed: tempfile::TempDir,
+}
+
+impl Folder {
+    fn new(prefix: &str) -> Result<Self, Failure> {
+        let made = tempfile::Builder::new().prefix(prefix).tempdir().and_then(|f| Ok((f.path().canonicalize()?, f)));
+        match made {
+            Ok((path, removed)) => Ok(Folder { path, _removed: removed }),
+            Err(e) => Err(Failure::Runtime(format!("cannot make a temporary folder: {e}"))),
+        }
+    }
 }
 
 impl Sandbox {
@@ -140,8 +158,7 @@ impl Sandbox {
         if !cfg!(target_os = "linux") {
             return Err(Failure::Runtime("programs of models are only run on Linux, where they can be limited".into()));
         }
-        let folder = tempfile::Builder::new().prefix("spm-sandbox-").tempdir();
-        let mount_point = folder.map_err(|e| Failure::Runtime(format!("cannot make a temporary folder: {e}")))?;
+        let mount_point = Folder::new("spm-sandbox-")?;
         let sandbox = Sandbox { launcher: launcher.to_owned(), isolated, visible, mount_point };
         let step = Step { argv: vec!["/bin/sh".into(), "-c".into(), "exit 0".into()], seconds: 10.0 };
         let job = Job { files: Vec::new(), steps: vec![step], limits: Limits::default() };
@@ -162,11 +179,11 @@ impl Sandbox {
         // Without namespaces there is no folder in memory that ends with the job.
         let own = match self.isolated {
             true => None,
-            false => Some(tempfile::Builder::new().prefix("spm-program-").tempdir()?),
+            false => Some(Folder::new("spm-program-")?),
         };
         let place = Place {
             isolated: self.isolated,
-            folder: own.as_ref().unwrap_or(&self.mount_point).path().to_owned(),
+            folder: own.as_ref().unwrap_or(&self.mount_point).path.clone(),
             visible: self.visible.clone(),
             files: job.limits.files,
         };

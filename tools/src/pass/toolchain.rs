@@ -58,8 +58,11 @@ impl Toolchain {
     }
 
     fn new(programs: Vec<String>, version: String, prefix: Option<PathBuf>) -> Self {
-        let folders: HashSet<PathBuf> = programs.iter().flat_map(|p| folders_of(Path::new(p))).chain(prefix).collect();
-        let mut folders: Vec<PathBuf> = folders.into_iter().filter(|f| f.parent().is_some()).collect();
+        let homes = Homes::of_this_machine();
+        let prefix = prefix.filter(|prefix| !homes.are_in(prefix));
+        let folders = programs.iter().flat_map(|p| folders_of(Path::new(p), &homes));
+        let folders: HashSet<PathBuf> = folders.chain(prefix).collect();
+        let mut folders: Vec<PathBuf> = folders.into_iter().collect();
         // Those that hold others first.
         folders.sort();
         Toolchain { programs, version, folders }
@@ -142,24 +145,53 @@ fn lines<const N: usize>(text: &str) -> Option<[String; N]> {
 }
 
 /// The folder that a program was installed in, by its name and by the file that this leads to.
-fn folders_of(program: &Path) -> Vec<PathBuf> {
+fn folders_of(program: &Path, homes: &Homes) -> [PathBuf; 2] {
     let named = program.to_path_buf();
     let real = program.canonicalize().unwrap_or_else(|_| named.clone());
-    [named, real].iter().filter_map(|p| install_folder(p)).collect()
+    [named, real].map(|p| install_folder(&p, homes))
 }
 
-/// That above `bin`, but not a home: of `~/bin/tool` only `~/bin`.
-fn install_folder(program: &Path) -> Option<PathBuf> {
-    let folder = program.parent()?;
-    match folder.parent() {
-        Some(above) if folder.ends_with("bin") && !is_home(above) => Some(above.to_owned()),
-        _ => Some(folder.to_owned()),
+/// That above `bin`, but nothing that people live in: of `~/bin/tool` only `~/bin`, of `~/tool` only the program.
+fn install_folder(program: &Path, homes: &Homes) -> PathBuf {
+    let folder = program.parent();
+    let above = folder.filter(|folder| folder.ends_with("bin")).and_then(Path::parent);
+    let shown = [above, folder].into_iter().flatten().find(|folder| !homes.are_in(folder));
+    shown.unwrap_or(program).to_owned()
+}
+
+/// Folders that are not shown.
+struct Homes(Vec<PathBuf>);
+
+impl Homes {
+    fn of_this_machine() -> Self {
+        let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+        Self::known(users.lines().filter_map(home_of_person).chain(std::env::var_os("HOME").map(PathBuf::from)))
+    }
+
+    /// These and root's, with what they are by other names.
+    fn known(homes: impl Iterator<Item = PathBuf>) -> Self {
+        let named = homes.chain([PathBuf::from("/root")]).filter(|home| home.parent().is_some());
+        Homes(named.flat_map(|home| [home.canonicalize().ok(), Some(home)]).flatten().collect())
+    }
+
+    /// Whether `folder` is one, or holds one, or is where a home's programs lie beside its keys.
+    fn are_in(&self, folder: &Path) -> bool {
+        let parents = ["/home", "/var/home"].map(Path::new);
+        let is_home = folder.parent().is_some_and(|above| parents.contains(&above));
+        let inside = folder.parent().filter(|_| folder.ends_with(".local"));
+        is_home
+            || parents.iter().any(|parent| parent.starts_with(folder))
+            || self.0.iter().any(|home| home.starts_with(folder) || inside == Some(home))
+            || inside.and_then(Path::parent).is_some_and(|above| parents.contains(&above))
     }
 }
 
-fn is_home(folder: &Path) -> bool {
-    let above = folder.parent();
-    above.is_none() || folder == Path::new("/root") || above == Some(Path::new("/home"))
+/// Of a line of `passwd` that is a person's: services live in the system's own folders.
+fn home_of_person(line: &str) -> Option<PathBuf> {
+    let fields: Vec<&str> = line.split(':').collect();
+    let user: u32 = fields.get(2)?.parse().ok()?;
+    let home = Path::new(fields.get(5)?);
+    (user >= 1000 && user != 65534 && home.is_absolute()).then(|| home.to_owned())
 }
 
 #[cfg(test)]
@@ -185,12 +217,23 @@ mod tests {
 
     #[test]
     fn homes_are_not_shown() {
-        let folder = |path: &str| install_folder(Path::new(path)).unwrap();
+        let people =
+            "me:x:1000:1000::/data/me:/bin/sh\ndaemon:x:1:1::/usr/sbin:/bin/sh\nnobody:x:65534:1::/nonexistent:";
+        let homes = Homes::known(people.lines().filter_map(home_of_person));
+        let folder = |path: &str| install_folder(Path::new(path), &homes);
         assert_eq!(folder("/home/me/bin/node"), Path::new("/home/me/bin"));
         assert_eq!(folder("/root/bin/node"), Path::new("/root/bin"));
         assert_eq!(folder("/home/me/.nvm/v20/bin/node"), Path::new("/home/me/.nvm/v20"));
         assert_eq!(folder("/opt/node/bin/node"), Path::new("/opt/node"));
         assert_eq!(folder("/bin/node"), Path::new("/bin"));
         assert_eq!(folder("/opt/node"), Path::new("/opt"));
+        assert_eq!(folder("/usr/sbin/node"), Path::new("/usr/sbin"));
+        assert_eq!(folder("/home/me/node"), Path::new("/home/me/node"));
+        assert_eq!(folder("/var/home/me/bin/node"), Path::new("/var/home/me/bin"));
+        assert_eq!(folder("/data/me/bin/node"), Path::new("/data/me/bin"));
+        assert_eq!(folder("/data/me/.local/bin/node"), Path::new("/data/me/.local/bin"));
+        assert_eq!(folder("/home/you/.local/bin/node"), Path::new("/home/you/.local/bin"));
+        assert_eq!(folder("/data/bin/node"), Path::new("/data/bin"));
+        assert_eq!(folder("/bin/node"), Path::new("/bin"));
     }
 }

@@ -75,12 +75,11 @@ fn show(root: &Path, folder: &Path) -> Result<(), String> {
     }
     let is_system = SYSTEM.iter().any(|s| Path::new(s) == folder);
     match fs::read_link(folder) {
-        Ok(to) if is_system => symlink(to, &target).map_err(failed),
-        _ => {
-            fs::create_dir(&target).map_err(failed)?;
-            do_mount(Some(folder), &target, None, MsFlags::MS_BIND | MsFlags::MS_REC, None)
-        }
+        Ok(to) if is_system => return symlink(to, &target).map_err(failed),
+        _ if folder.is_dir() => fs::create_dir(&target).map_err(failed)?,
+        _ => fs::write(&target, "").map_err(failed)?,
     }
+    do_mount(Some(folder), &target, None, MsFlags::MS_BIND | MsFlags::MS_REC, None)
 }
 
 fn add_devices(root: &Path) -> Result<(), String> {
@@ -99,13 +98,16 @@ fn add_devices(root: &Path) -> Result<(), String> {
 /// Everything so far, also what was mounted below a folder that is shown.
 fn make_read_only(root: &Path) -> Result<(), String> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(|e| format!("/proc/self/mountinfo: {e}"))?;
-    for (target, flags) in mounts.lines().filter_map(parse_mount) {
-        if target.starts_with(root) {
-            let flags = flags | MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID;
-            do_mount(None, &target, None, flags, None)?;
-        }
+    let inside = || mounts.lines().filter_map(parse_mount).filter(|(target, _)| target.starts_with(root));
+    for (target, flags) in inside() {
+        let flags = flags | MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID;
+        do_mount(None, &target, None, flags, None)?;
     }
-    Ok(())
+    // Where the system calls it by another name, none was found.
+    match inside().any(|(target, _)| target == root) {
+        true => Ok(()),
+        false => Err(format!("{}: not among the mounts, so it cannot be made read-only", root.display())),
+    }
 }
 
 /// Where a line of `mountinfo` is mounted, and its flags that must be kept.

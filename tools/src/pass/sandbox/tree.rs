@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 use nix::unistd::{Pid, getpid};
 
@@ -20,9 +21,36 @@ pub(super) fn descendants() -> Vec<Pid> {
     found.into_iter().map(Pid::from_raw).collect()
 }
 
-/// Bytes in memory of `processes` that nobody else has: pages of files can be dropped.
+/// Bytes of memory that only `processes` have, swapped ones too: pages of files can be dropped. Files in memory count
+/// whether or not they are mapped, and so do the segments of System V that nobody is attached to.
 pub(super) fn memory(processes: &[Pid]) -> u64 {
-    processes.iter().filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/status")).ok()).map(|s| own(&s)).sum()
+    let statuses = processes.iter().filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/status")).ok());
+    let (own, shared) = statuses.map(|s| own(&s)).fold((0, 0), |(a, b), (own, shared)| (a + own, b + shared));
+    own + shared.max(files_in_memory(processes)) + detached_segments()
+}
+
+/// Bytes of all files that have no place in any folder (`memfd`), each once.
+fn files_in_memory(processes: &[Pid]) -> u64 {
+    let open = processes.iter().flat_map(|pid| fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten());
+    let unnamed = open.filter(|e| fs::read_link(e.path()).is_ok_and(|to| to.to_string_lossy().starts_with("/memfd:")));
+    let files =
+        unnamed.filter_map(|entry| fs::metadata(entry.path()).ok()).map(|m| ((m.dev(), m.ino()), m.blocks() * 512));
+    files.collect::<HashMap<_, _>>().into_values().sum()
+}
+
+/// Of this namespace; those with processes attached are among what these share.
+fn detached_segments() -> u64 {
+    let table = fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
+    table.lines().filter_map(detached_bytes).sum()
+}
+
+/// `key shmid perms size cpid lpid nattch uid gid cuid cgid atime dtime ctime rss swap`
+fn detached_bytes(line: &str) -> Option<u64> {
+    let fields: Vec<u64> = line.split_whitespace().skip(3).map(|f| f.parse().ok()).collect::<Option<_>>()?;
+    match fields[..] {
+        [_, _, _, 0, _, _, _, _, _, _, _, rss, swap] => Some(rss + swap),
+        _ => None,
+    }
 }
 
 /// Threads of all processes of this user, which the system's limit counts.
@@ -34,9 +62,10 @@ pub(super) fn threads_of_user() -> u64 {
     own.filter_map(|s| field(&s, "Threads:")?.parse::<u64>().ok()).sum()
 }
 
-fn own(status: &str) -> u64 {
-    let kilobytes = |key| field(status, key).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
-    (kilobytes("RssAnon:") + kilobytes("RssShmem:")) << 10
+/// What a process has for itself, and what it may share.
+fn own(status: &str) -> (u64, u64) {
+    let bytes = |key| field(status, key).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) << 10;
+    (bytes("RssAnon:") + bytes("VmSwap:"), bytes("RssShmem:"))
 }
 
 fn field<'a>(status: &'a str, key: &str) -> Option<&'a str> {
@@ -64,6 +93,14 @@ mod tests {
         assert_eq!(parent("7 (a) b) R 1 ) (x) S 3 7 7 0"), Some(3));
         assert_eq!(parent("7 (cat) R 1"), Some(1));
         assert_eq!(parent("7"), None);
+    }
+
+    #[test]
+    fn segments_nobody_is_attached_to_count() {
+        let line = "  0  7  1600  1073741824  9  9  0  0  0  0  0  1 2 3  1073741824  4096";
+        assert_eq!(detached_bytes(line), Some((1 << 30) + 4096));
+        assert_eq!(detached_bytes(&line.replace("9  9  0 ", "9  9  1 ")), None);
+        assert_eq!(detached_bytes("key shmid perms size cpid"), None);
     }
 
     #[test]
