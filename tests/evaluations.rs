@@ -6,8 +6,8 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
-use spm::Encoding;
 use spm::synthetic::SyntheticModel;
+use spm::{Checkpoint, Encoding};
 
 struct Folder(tempfile::TempDir);
 
@@ -46,6 +46,21 @@ impl Folder {
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap()
+}
+
+#[test]
+fn a_reference_with_other_tokens_is_refused() {
+    let folder = Folder::new();
+    let dense = SyntheticModel::tiny(3);
+    let mut vocabulary = dense.vocabulary().unwrap().clone();
+    vocabulary.tokens.swap(70, 71);
+    let other = SyntheticModel::with_vocabulary(dense.config().clone(), vocabulary, 3);
+    common::write_spm(Path::new(&folder.path("other.spm")), &other, Encoding::F32);
+    let (python, text, other) = (folder.path("python.spm"), folder.path("a.jsonl"), folder.path("other.spm"));
+    let done = common::run(common::SPM, &["eval", &python, "--text", &text, "-c", "64", "--reference", &other]);
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert_eq!(done.status.code(), Some(2), "{said}");
+    assert!(said.contains("other.spm: other tokens (263) than the model's (263)"), "{said}");
 }
 
 #[test]

@@ -138,7 +138,9 @@ fn median(times: &[Duration]) -> Duration {
 pub(crate) struct Quality {
     /// The text as A reads it, and as B does: the same if they have one vocabulary.
     pub(crate) texts: [Text; 2],
-    /// Of A and B; B is compared to A if they have one vocabulary.
+    /// Whether they have.
+    pub(crate) one_vocabulary: bool,
+    /// Of A and B; B is compared to A if they have one vocabulary and A can write all of it.
     pub(crate) found: [Evaluation; 2],
 }
 

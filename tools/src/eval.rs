@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
-use runtime::{Model, Precision, Splitter};
+use runtime::{Model, Splitter};
 use serde_json::{Map, Value, json};
 
 use crate::bootstrap::Estimate;
@@ -20,7 +20,6 @@ use crate::cli::{self, Ready, RunArgs};
 use crate::evaluate::{self, Evaluation, evaluate};
 use crate::failure::Failure;
 use crate::lexical::Kind;
-use crate::open::AnyModel;
 use crate::process;
 use crate::progress::counting_bar;
 use crate::subjects::{Subject, SubjectArgs};
@@ -107,15 +106,19 @@ pub fn have_one_vocabulary(a: &Ready, b: &Ready) -> bool {
 }
 
 fn load_reference(path: &Path, loaded: &Loaded, run: &RunArgs) -> Result<Arc<Model>, Failure> {
-    let mut engine = run.engine();
-    engine.precision = Precision::Exact;
-    let reference = Model::load(AnyModel::open_with(path, run.load)?.checkpoint(), &engine)?;
-    let (own, other) = (loaded.ready[0].model.config().vocab_size, reference.config().vocab_size);
-    if own != other {
-        let message = format!("{}: {other} tokens, the model has {own}; they cannot be compared", path.display());
-        return Err(Failure::Usage(message));
+    let reference = Ready::load(path, &RunArgs { exact: true, ..run.clone() })?;
+    let refuse = |why: &str| Err(Failure::Usage(format!("--reference {}: {why}", path.display())));
+    if let Some(list) = &reference.model.config().shortlist {
+        let (rows, all) = (list.len(), reference.model.config().vocab_size);
+        return refuse(&format!(
+            "it can write {rows} of {all} tokens, so it cannot judge all text; give the dense model"
+        ));
     }
-    Ok(Arc::new(reference))
+    if !have_one_vocabulary(&reference, &loaded.ready[0]) {
+        let (own, other) = (loaded.ready[0].model.config().vocab_size, reference.model.config().vocab_size);
+        return refuse(&format!("other tokens ({other}) than the model's ({own}), so they cannot be compared"));
+    }
+    Ok(reference.model)
 }
 
 /// Evaluates all models on `text`, with a progress bar.

@@ -1,8 +1,8 @@
 //! How well models predict a text, and how far they are from another one.
 //!
-//! Documents are tokenized one by one as plain text, each with the beginning-of-text token if the model wants one,
-//! joined in order, and cut into windows of `context` tokens; what is left at the end is dropped. Each window
-//! starts with an empty cache. Every token of a window but its first is scored (or as many less as are asked for).
+//! Documents are tokenized one by one as plain text, joined in order, and cut into windows of `context` tokens, of which the
+//! first is the beginning-of-text token if the model wants one; what is left at the end is dropped. Each window starts with
+//! an empty cache. Every token of a window but its first is scored (or as many less as are asked for).
 //!
 //! A model with a shortlist cannot write every token, so tokens that are not listed are split into ones that are, after
 //! the text was cut into windows: it is scored on just the text that other models are, in more tokens.

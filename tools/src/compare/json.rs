@@ -49,5 +49,5 @@ fn speed(speed: &Speed) -> Value {
 
 fn quality(quality: &Quality) -> Value {
     let [a, b] = [0, 1].map(|side| Value::Object(eval::to_json(&quality.texts[side], &quality.found[side])));
-    json!({"text": quality.texts[0].name, "one_vocabulary": quality.against().is_some(), "a": a, "b": b})
+    json!({"text": quality.texts[0].name, "one_vocabulary": quality.one_vocabulary, "a": a, "b": b})
 }

@@ -67,13 +67,14 @@ fn texts(args: &CompareArgs, loaded: &[Loaded; 2], interrupted: &AtomicBool) -> 
     let alike = have_one_vocabulary(ready[0], ready[1]);
     let own = args.texts.read(&ready[0].document_tokens())?;
     let others = if alike { own.clone() } else { args.texts.read(&ready[1].document_tokens())? };
-    let (unscored, reference) = (args.texts.unscored(), alike.then_some(&ready[0].model));
+    let judges = alike && ready[0].model.config().shortlist.is_none();
+    let (unscored, reference) = (args.texts.unscored(), judges.then_some(&ready[0].model));
     let mut all = Vec::new();
     for (own, other) in own.into_iter().zip(others) {
         let first = on_text(&loaded[0], None, &own, unscored, interrupted)?;
         let second = on_text(&loaded[1], reference, &other, unscored, interrupted)?;
         let found = [first, second].map(|of_one_model| of_one_model.into_iter().next().unwrap_or_default());
-        all.push(Quality { texts: [own, other], found });
+        all.push(Quality { texts: [own, other], one_vocabulary: alike, found });
     }
     Ok(all)
 }

@@ -62,9 +62,12 @@ pub(super) fn notes(compared: &Compared) -> Vec<String> {
         all.push(format!("tokens/s: median of {runs} runs in turns, in brackets the slowest and the fastest."));
     }
     if let Some(quality) = compared.texts.first() {
-        all.push(match quality.against() {
-            Some(_) => "Quality: in brackets 95 % intervals, documents resampled. KL and agreement: of B to A, as both run.",
-            None => "Quality: the models have other vocabularies, so of these numbers only bits per byte can be compared.",
+        all.push(match quality.one_vocabulary {
+            true if quality.against().is_none() => {
+                "Quality: in brackets 95 % intervals, documents resampled. A cannot write every token, so B is not judged by it."
+            }
+            true => "Quality: in brackets 95 % intervals, documents resampled. KL and agreement: of B to A, as both run.",
+            false => "Quality: the models have other vocabularies, so of these numbers only bits per byte can be compared.",
         }
         .to_owned());
     }
@@ -89,7 +92,7 @@ fn quality(quality: &Quality) -> Vec<Line> {
         let by = if with_ratio { ratio(a.value, b.value) } else { String::new() };
         [format!("{name}: {what}"), shown(a, 3), shown(b, 3), by]
     };
-    let alike = quality.against().is_some();
+    let alike = quality.one_vocabulary;
     let mut all = vec![
         line("perplexity", &|e| e.perplexity_unsplit(), alike),
         line("bits per byte", &|e| e.bits_per_byte(), true),
