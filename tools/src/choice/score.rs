@@ -14,7 +14,7 @@ use crate::process;
 pub(super) struct Score {
     /// Nats.
     pub(super) log_likelihood: f64,
-    /// Bytes of the text that it is the log-likelihood of.
+    /// Bytes of the text that it is the log-likelihood of, without the blank before it.
     pub(super) bytes: f64,
 }
 
@@ -70,8 +70,9 @@ impl<'a> Scorer<'a> {
 
     fn score_one(&mut self, sequence: &Sequence, shared: usize) -> Result<Score, Failure> {
         let Sequence { tokens, scored, bytes } = sequence;
-        self.session.truncate(shared);
-        self.session.feed(&tokens[shared..scored - 1])?;
+        // Layers that look at a window cannot always go back so far.
+        let known = self.session.truncate(shared);
+        self.session.feed(&tokens[known..scored - 1])?;
         let mut log_likelihood = 0.0;
         self.session.feed_each(&tokens[scored - 1..tokens.len() - 1], |i, logits| {
             log_likelihood += f64::from(logits[tokens[scored + i] as usize]) - log_sum_exp(logits);
@@ -113,7 +114,9 @@ fn sequence(ready: &Ready, splitter: Option<&Splitter>, before: &str, after: &st
     let given: Vec<u32> = first.into_iter().chain(given).collect();
     match given.is_empty() || answer.is_empty() {
         true => Err(runtime::Error::EmptyPrompt.into()),
-        false => Ok(Sequence { scored: given.len(), tokens: [given, answer].concat(), bytes: after.len() }),
+        false => {
+            Ok(Sequence { scored: given.len(), tokens: [given, answer].concat(), bytes: after.trim_start().len() })
+        }
     }
 }
 
@@ -127,8 +130,8 @@ mod tests {
     use super::*;
     use crate::choice::items::Item;
     use runtime::{EngineOptions, Model, Tokenizer};
-    use spm::Checkpoint;
     use spm::synthetic::SyntheticModel;
+    use spm::{Checkpoint, Config, LayerKind, LayerRope};
     use std::sync::Arc;
 
     #[test]
@@ -140,35 +143,52 @@ mod tests {
         assert_eq!(text("It is a _", "x", Style::Blank), pair("It is a", " x"));
     }
 
-    /// Scores are those of a plain loop over single tokens in f64.
-    #[test]
-    fn an_answer_scores_as_its_logits_say() {
-        let synthetic = SyntheticModel::tiny(3);
-        let ready = Ready {
+    fn ready(window: Option<usize>) -> Ready {
+        let mut config = Config::new(2, 64, 160, 4, 2);
+        config.window = window;
+        config.layers = vec![LayerKind { windowed: window.is_some(), rope: LayerRope::Main }; 2];
+        let synthetic = SyntheticModel::new(config, 3);
+        Ready {
             tokenizer: Tokenizer::new(synthetic.vocabulary().unwrap()).unwrap(),
             chat_template: None,
             mapped: 0,
             model: Arc::new(Model::load(&synthetic, &EngineOptions::default()).unwrap()),
-        };
-        let choices = ["b", "a longer one", "c d"].map(str::to_owned).to_vec();
-        let item = Item { question: "a b c".into(), choices, answer: 0, line: 1 };
-        let mut scorer = Scorer::new(&ready, None, std::slice::from_ref(&item), Style::Continuation).unwrap();
-        let scores = scorer.score(&item).unwrap();
-        for (choice, score) in item.choices.iter().zip(&scores) {
-            let tokens = ready.tokenizer.encode_plain(&format!("a b c {choice}"));
-            let given = common(&tokens, &ready.tokenizer.encode_plain("a b c"));
-            let mut session = Session::new(&ready.model, &SessionOptions::default()).unwrap();
-            let begin: Vec<u32> = ready.tokenizer.bos().filter(|_| ready.tokenizer.adds_bos()).into_iter().collect();
-            let mut expected = 0.0;
-            let mut logits: Vec<f64> = Vec::new();
-            for (i, &token) in begin.iter().chain(&tokens).enumerate() {
-                if i >= begin.len() + given {
-                    expected += logits[token as usize] - logits.iter().map(|l| l.exp()).sum::<f64>().ln();
-                }
-                logits = session.feed(&[token]).unwrap().iter().map(|l| f64::from(*l)).collect();
-            }
-            assert!((score.log_likelihood - expected).abs() < 1e-3, "{choice}: {score:?}, {expected}");
-            assert_eq!(score.bytes as usize, choice.len() + 1);
         }
+    }
+
+    /// Scores are those of a plain loop over single tokens in f64, also where layers forget what a long answer pushes out.
+    #[test]
+    fn an_answer_scores_as_its_logits_say() {
+        for window in [None, Some(8)] {
+            let ready = ready(window);
+            let choices = ["b".to_owned(), "a longer one ".repeat(20), "c d".to_owned()];
+            let item = Item { question: "a b c".into(), choices: choices.into(), answer: 0, line: 1 };
+            let mut scorer = Scorer::new(&ready, None, std::slice::from_ref(&item), Style::Continuation).unwrap();
+            let scores = scorer.score(&item).unwrap();
+            for (choice, score) in item.choices.iter().zip(&scores) {
+                let expected = plain(&ready, "a b c", choice.trim());
+                let allowed = 1e-3 * (1.0 + expected.abs() / 10.0);
+                assert!(
+                    (score.log_likelihood - expected).abs() < allowed,
+                    "{window:?} {choice}: {score:?}, {expected}"
+                );
+                assert_eq!(score.bytes as usize, choice.trim().len());
+            }
+        }
+    }
+
+    fn plain(ready: &Ready, question: &str, choice: &str) -> f64 {
+        let tokens = ready.tokenizer.encode_plain(&format!("{question} {choice}"));
+        let given = common(&tokens, &ready.tokenizer.encode_plain(question));
+        let mut session = Session::new(&ready.model, &SessionOptions::default()).unwrap();
+        let begin: Vec<u32> = ready.tokenizer.bos().filter(|_| ready.tokenizer.adds_bos()).into_iter().collect();
+        let (mut sum, mut logits) = (0.0, Vec::<f64>::new());
+        for (i, &token) in begin.iter().chain(&tokens).enumerate() {
+            if i >= begin.len() + given {
+                sum += logits[token as usize] - logits.iter().map(|l| l.exp()).sum::<f64>().ln();
+            }
+            logits = session.feed(&[token]).unwrap().iter().map(|l| f64::from(*l)).collect();
+        }
+        sum
     }
 }
