@@ -91,6 +91,11 @@ fn differences_and_noise_are_those_that_spm_says() {
     assert_eq!((calls(), String::from_utf8(folder.run(&fake, &["--no-reference"]).stdout).unwrap()), (2, said));
     folder.run(&fake, &["--no-reference", "--windows", "3"]);
     assert_eq!(calls(), 4);
+    // Nor is a model that was made anew what it was.
+    fs::remove_file(folder.path("java.seed1.spm")).unwrap();
+    common::write_spm(&folder.path("java.seed1.spm"), &SyntheticModel::tiny(9), Encoding::SparseQ8);
+    folder.run(&fake, &["--no-reference", "--windows", "3"]);
+    assert_eq!(calls(), 5);
 }
 
 #[test]
