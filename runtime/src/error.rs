@@ -58,6 +58,11 @@ pub enum Error {
         /// Rows of the embedding.
         vocab_size: usize,
     },
+    /// A model that computes what is no number.
+    #[error(
+        "the model's logits are not finite: a weight is damaged, or too large for the computation; check its file, or fetch it again"
+    )]
+    NotFinite,
     /// More tokens than the session has room for.
     #[error("{needed} tokens do not fit in a context of {context}; ask for a larger context or a shorter prompt")]
     ContextFull {

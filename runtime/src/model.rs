@@ -101,8 +101,14 @@ impl Model {
     }
 
     /// Logits of `hidden`, the residual streams (`n x dim`) after the last layer: `n x vocab_size`, negative infinity for
-    /// tokens that a shortlist leaves out. `normed` is scratch, as long as `hidden`.
-    pub fn logits(&self, ws: &mut Workspace, hidden: &[f32], normed: &mut [f32], logits: &mut [f32]) {
+    /// tokens that a shortlist leaves out. `normed` is scratch, as long as `hidden`. An error if one is no number or infinite.
+    pub fn logits(
+        &self,
+        ws: &mut Workspace,
+        hidden: &[f32],
+        normed: &mut [f32],
+        logits: &mut [f32],
+    ) -> Result<(), Error> {
         let c = self.config();
         self.norm.apply(&self.engine, hidden, normed);
         let n = hidden.len() / c.dim;
@@ -115,9 +121,14 @@ impl Model {
         if let Some(cap) = c.scales.logits_cap {
             activation::soft_cap(of_rows, cap);
         }
+        // Without a way out, so that it is done for many at a time.
+        if of_rows.iter().fold(false, |found, logit| found | !logit.is_finite()) {
+            return Err(Error::NotFinite);
+        }
         if let Some(list) = &c.shortlist {
             spread(list.ids(), c.vocab_size, logits);
         }
+        Ok(())
     }
 
     /// Runs `tokens` of one text, the first of them at position `first`, through all layers: `io` then holds the stream.

@@ -144,8 +144,9 @@ impl Session {
             self.run_layers(batch)?;
             if i == last {
                 let mut logits = std::mem::take(&mut self.logits);
-                self.run_head(batch.len() - 1, &mut logits);
+                let done = self.run_head(batch.len() - 1, &mut logits);
                 self.logits = logits;
+                done?;
             }
         }
         Ok(&self.logits)
@@ -161,7 +162,7 @@ impl Session {
             self.run_layers(batch)?;
             for first in (0..batch.len()).step_by(HEAD_BATCH) {
                 let n = HEAD_BATCH.min(batch.len() - first);
-                self.run_head(first, &mut many[..n * vocab_size]);
+                self.run_head(first, &mut many[..n * vocab_size])?;
                 for logits in many[..n * vocab_size].chunks_exact(vocab_size) {
                     each(index, logits);
                     index += 1;
@@ -228,12 +229,12 @@ impl Session {
     }
 
     /// Logits of the tokens from `first` of the last batch on, as many as fit in `logits`.
-    fn run_head(&mut self, first: usize, logits: &mut [f32]) {
+    fn run_head(&mut self, first: usize, logits: &mut [f32]) -> Result<(), Error> {
         let Session { model, ws, io, .. } = self;
         let c = model.config();
         let n = logits.len() / c.vocab_size;
         let LayerIo { hidden, dim_wide, .. } = io;
         let hidden = &hidden[first * c.dim..][..n * c.dim];
-        model.logits(ws, hidden, &mut dim_wide[..n * c.dim], logits);
+        model.logits(ws, hidden, &mut dim_wide[..n * c.dim], logits)
     }
 }

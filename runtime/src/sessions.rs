@@ -132,7 +132,7 @@ impl Sessions {
         }
         at.iter().for_each(|place| positions[place.text] += 1);
         let logits = &mut logits[..next.len() * c.vocab_size];
-        model.logits(ws, &io.hidden, &mut io.dim_wide, logits);
+        model.logits(ws, &io.hidden, &mut io.dim_wide, logits)?;
         Ok(logits.chunks_exact(c.vocab_size))
     }
 

@@ -192,7 +192,7 @@ fn files_of_states_are_whole_or_not_there() {
     restored.restore_file(&path).unwrap();
     assert_eq!(restored.tokens(), [1, 2, 3]);
     let error = saved.save_file(&folder.path().join("none/state")).unwrap_err().to_string();
-    assert!(error.contains("none/state: cannot write"), "{error}");
+    assert!(error.contains("none/state: cannot create"), "{error}");
     std::fs::write(&path, vec![0; 1 << 20]).unwrap();
     let error = restored.restore_file(&path).unwrap_err().to_string();
     assert!(error.contains("1048576 bytes, expected a file of at most"), "{error}");
@@ -237,10 +237,12 @@ proptest! {
         state.extend(hash.as_bytes());
         let before = saved.logits().to_vec();
         match saved.restore(&state) {
+            // What was put into the caches may be no number.
             Ok(()) => {
-                saved.feed(&[8, 9]).unwrap();
+                let harmless = |fed: Result<&[f32], Error>| matches!(fed, Ok(_) | Err(Error::NotFinite));
+                prop_assert!(harmless(saved.feed(&[8, 9])));
                 saved.truncate(3);
-                saved.feed(&[8, 9]).unwrap();
+                prop_assert!(harmless(saved.feed(&[8, 9])));
             }
             Err(_) => prop_assert_eq!((saved.position(), saved.logits()), (7, &before[..])),
         }

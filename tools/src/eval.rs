@@ -6,10 +6,9 @@ mod single;
 mod texts;
 
 use std::io::Write;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 use runtime::{Model, Splitter};
@@ -17,7 +16,7 @@ use serde_json::{Map, Value, json};
 
 use crate::bootstrap::Estimate;
 use crate::cli::{self, Ready, RunArgs};
-use crate::evaluate::{self, Evaluation, evaluate};
+use crate::evaluate::{self, Evaluation, Fault, evaluate};
 use crate::failure::Failure;
 use crate::lexical::Kind;
 use crate::process;
@@ -56,7 +55,7 @@ pub fn run(args: &EvalArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let subjects = args.subjects.subjects()?;
     let loaded = Loaded::load(&subjects, &args.run)?;
     let reference = args.reference.as_ref().map(|path| load_reference(path, &loaded, &args.run)).transpose()?;
-    let texts = args.texts.read(&loaded.ready[0].document_tokens())?;
+    let texts = args.texts.read(&loaded.ready[0].document_tokens(), loaded.context())?;
     let mut found = Vec::new();
     for text in &texts {
         found.push(on_text(&loaded, reference.as_ref(), text, args.texts.unscored(), &interrupted)?);
@@ -72,6 +71,7 @@ pub fn run(args: &EvalArgs, out: &mut dyn Write) -> Result<(), Failure> {
 pub struct Loaded {
     /// The models.
     pub ready: Vec<Ready>,
+    paths: Vec<PathBuf>,
     splitters: Vec<Option<Splitter>>,
 }
 
@@ -88,7 +88,13 @@ impl Loaded {
             }
             splitters.push(own.splitter().map_err(|failure| cli::name_file(failure, &subject.path))?);
         }
-        Ok(Loaded { ready, splitters })
+        let paths = subjects.iter().map(|subject| subject.path.clone()).collect();
+        Ok(Loaded { ready, paths, splitters })
+    }
+
+    /// Tokens that all of them read at a time.
+    pub fn context(&self) -> usize {
+        self.ready.iter().map(|ready| ready.model.config().context_len).min().unwrap_or(0)
     }
 
     /// The same for scoring.
@@ -135,14 +141,14 @@ pub fn on_text(
         let total = so_far[0].total();
         let perplexity = (total.nll / total.unsplit_tokens as f64).exp();
         bar.set_message(format!("{}, perplexity {perplexity:.4}", text.name));
-        if interrupted.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let found = evaluate(&loaded.subjects(), reference, &text.windows, unscored, &mut progress)?;
+    let found = evaluate(&loaded.subjects(), reference, &text.windows, unscored, interrupted, &mut progress);
     bar.finish_and_clear();
-    match interrupted.load(Ordering::SeqCst) {
-        true => Err(Failure::Interrupted),
-        false => Ok(found),
-    }
+    found.map_err(|fault| match fault {
+        Fault::Interrupted => Failure::Interrupted,
+        Fault::Model(Some(i), error) => cli::name_file(error.into(), &loaded.paths[i]),
+        Fault::Model(None, error) => error.into(),
+    })
 }
 
 /// What was found on one text, for programs.

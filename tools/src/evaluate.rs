@@ -14,8 +14,9 @@
 //! model with a shortlist, over the tokens listed, to which the reference is renormalised; what it gives to the others is
 //! a number of its own. The reference itself is scored on the tokens of the whole vocabulary.
 
-use std::ops::{AddAssign, ControlFlow};
+use std::ops::AddAssign;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use runtime::likelihood::{divergence, log_sum_exp};
 use runtime::{Error, Model, Session, SessionOptions, Splitter};
@@ -206,30 +207,32 @@ impl AddAssign for Sums {
 
 /// Scores `windows` but for their first `unscored` tokens (1 or more: nothing predicts the first one) with all `subjects`,
 /// which have one vocabulary; what the reference says is computed once for all that write a window alike. `progress` is
-/// shown how many windows are done, and what was found so far.
+/// shown how many windows are done, and what was found so far; `interrupted` ends it within a window.
 pub fn evaluate(
     subjects: &[Subject],
     reference: Option<&Arc<Model>>,
     windows: &[Vec<Token>],
     unscored: usize,
-    progress: &mut dyn FnMut(usize, &[Evaluation]) -> ControlFlow<()>,
-) -> Result<Vec<Evaluation>, Error> {
+    interrupted: &AtomicBool,
+    progress: &mut dyn FnMut(usize, &[Evaluation]),
+) -> Result<Vec<Evaluation>, Fault> {
     let longest = subjects.iter().flat_map(|s| windows.iter().map(|w| s.write(w).len())).max().unwrap_or(0);
     let options = SessionOptions { context: longest, ..SessionOptions::default() };
-    let mut sessions = subjects.iter().map(|s| Session::new(s.model, &options)).collect::<Result<Vec<_>, _>>()?;
-    let mut reference = reference.map(|r| Session::new(r, &options)).transpose()?;
+    let session = |(i, s): (usize, &Subject)| Session::new(s.model, &options).map_err(of_subject(i));
+    let mut sessions = subjects.iter().enumerate().map(session).collect::<Result<Vec<_>, _>>()?;
+    let mut reference = reference.map(|r| Session::new(r, &options)).transpose().map_err(of_reference)?;
     let mut found = vec![Evaluation::default(); subjects.len()];
     for (i, window) in windows.iter().enumerate() {
         let mut reference_nll = Vec::new();
         for group in groups(subjects, window, reference.is_some()) {
             let part = Part { window, written: &group.written, unscored: unscored.max(1) };
             let mut members: Vec<Member> = Vec::new();
-            for (at, (session, found)) in sessions.iter_mut().zip(&mut found).enumerate() {
-                if group.subjects.contains(&at) {
-                    members.push(Member { session, found, wrong: vec![false; window.len()] });
+            for (index, (session, found)) in sessions.iter_mut().zip(&mut found).enumerate() {
+                if group.subjects.contains(&index) {
+                    members.push(Member { index, session, found, wrong: vec![false; window.len()] });
                 }
             }
-            let nll = part.score(&mut members, reference.as_mut())?;
+            let nll = part.score(&mut members, reference.as_mut(), interrupted)?;
             if group.is_whole {
                 reference_nll = nll;
             }
@@ -237,11 +240,26 @@ pub fn evaluate(
         for found in &mut found {
             reference_nll.iter().for_each(|(document, nll)| found.of_document(*document).reference_nll += nll);
         }
-        if progress(i + 1, &found).is_break() {
-            break;
-        }
+        progress(i + 1, &found);
     }
     Ok(found)
+}
+
+/// Why an evaluation ended before its end.
+#[derive(Debug)]
+pub enum Fault {
+    /// It was interrupted.
+    Interrupted,
+    /// A model cannot be run: a subject, by its index, or the reference.
+    Model(Option<usize>, Error),
+}
+
+fn of_subject(index: usize) -> impl Fn(Error) -> Fault {
+    move |error| Fault::Model(Some(index), error)
+}
+
+fn of_reference(error: Error) -> Fault {
+    Fault::Model(None, error)
 }
 
 impl Subject<'_> {
@@ -291,6 +309,8 @@ fn groups(subjects: &[Subject], window: &[Token], has_reference: bool) -> Vec<Gr
 
 /// A model of a group, at a window.
 struct Member<'a> {
+    /// Which subject it is.
+    index: usize,
     session: &'a mut Session,
     found: &'a mut Evaluation,
     /// Of each token of the window: whether any of its parts was not the most likely one.
@@ -316,33 +336,46 @@ const STEP: usize = 16;
 
 impl Part<'_> {
     /// Adds this window to what was found of the members; negative log-likelihoods of the reference, with their documents.
-    fn score(&self, members: &mut [Member], mut reference: Option<&mut Session>) -> Result<Vec<(u32, f64)>, Error> {
+    fn score(
+        &self,
+        members: &mut [Member],
+        mut reference: Option<&mut Session>,
+        interrupted: &AtomicBool,
+    ) -> Result<Vec<(u32, f64)>, Fault> {
         let ids: Vec<u32> = self.written.iter().map(|(id, _)| *id).collect();
         let unscored = self.written.iter().take_while(|(_, of)| *of < self.unscored).count();
         let (context, inputs) = ids[..ids.len() - 1].split_at(unscored - 1);
-        let sessions = members.iter_mut().map(|m| &mut *m.session).chain(reference.as_deref_mut());
-        for session in sessions {
+        for Member { index, session, .. } in members.iter_mut() {
             session.truncate(0);
-            session.feed(context)?;
+            session.feed(context).map_err(of_subject(*index))?;
+        }
+        if let Some(reference) = &mut reference {
+            reference.truncate(0);
+            reference.feed(context).map_err(of_reference)?;
         }
         let mut reference_nll = Vec::new();
         for (step, inputs) in inputs.chunks(STEP).enumerate() {
+            if interrupted.load(Ordering::SeqCst) {
+                return Err(Fault::Interrupted);
+            }
             let first = unscored + step * STEP;
             let mut expected = Vec::new();
             if let Some(reference) = &mut reference {
-                reference.feed_each(inputs, |i, logits| {
+                let shown = reference.feed_each(inputs, |i, logits| {
                     let (target, of) = self.written[first + i];
                     reference_nll.push((self.window[of].document, nll_of(logits, target)));
                     expected.push(Expected { logits: logits.to_vec(), best: argmax(logits) });
-                })?;
+                });
+                shown.map_err(of_reference)?;
             }
             for member in members.iter_mut() {
-                let Member { session, found, wrong } = member;
-                session.feed_each(inputs, |i, logits| {
+                let Member { index, session, found, wrong } = member;
+                let shown = session.feed_each(inputs, |i, logits| {
                     let (target, of) = self.written[first + i];
                     let document = self.window[of].document;
                     wrong[of] |= !score(found, document, logits, target, expected.get(i));
-                })?;
+                });
+                shown.map_err(of_subject(*index))?;
             }
         }
         members.iter_mut().for_each(|member| self.count_tokens(member));
@@ -423,7 +456,7 @@ mod tests {
 
     fn run(models: &[&Arc<Model>], reference: Option<&Arc<Model>>, windows: &[Vec<Token>]) -> Vec<Evaluation> {
         let subjects: Vec<Subject> = models.iter().map(|model| Subject { model, splitter: None }).collect();
-        evaluate(&subjects, reference, windows, 1, &mut |_, _| ControlFlow::Continue(())).unwrap()
+        evaluate(&subjects, reference, windows, 1, &AtomicBool::new(false), &mut |_, _| ()).unwrap()
     }
 
     /// Negative log-likelihoods and most likely tokens by plain sums, one token at a time.

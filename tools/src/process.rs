@@ -3,12 +3,14 @@
 mod cores;
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::failure::Failure;
+use crate::notes::Notes;
 
 /// Largest resident size of this process so far, in bytes, with the pages of mapped files that are in memory; `None` where
 /// the system does not say.
@@ -165,6 +167,7 @@ pub fn interrupt_flag() -> Result<Arc<AtomicBool>, Failure> {
         if seen.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }
+        let _ = writeln!(Notes, "stopping at the next step; again ends at once");
     };
     ctrlc::set_handler(handler).map_err(|e| Failure::Runtime(format!("cannot watch for Ctrl-C: {e}")))?;
     Ok(flag)

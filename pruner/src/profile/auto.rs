@@ -129,10 +129,10 @@ impl Search<'_> {
                     site.matrices(self.source.config()).iter().any(|short| name == format!("blk.{index}.{short}"))
                 });
                 if unknown.is_empty() {
-                    stream.pass(&layer, None, site, &mut |_| Ok(()))?;
+                    stream.pass(&layer, None, site, &mut |_| self.tell(index))?;
                     continue;
                 }
-                let inputs = stream.observe(&layer, None, site, Needs::Gram, &mut |_| Ok(()))?;
+                let inputs = stream.observe(&layer, None, site, Needs::Gram, &mut |_| self.tell(index))?;
                 let pool = stream.pool();
                 for item in unknown {
                     let treatments = measured(self.candidates.items()[item].shape.1, self.options);
@@ -141,7 +141,7 @@ impl Search<'_> {
                     self.note(item, &treatments, &losses, index)?;
                 }
             }
-            stream.leave(&layer, &mut |_| Ok(()))?;
+            stream.leave(&layer, &mut |_| self.tell(index))?;
             self.sensitivity.save()?;
         }
         Ok(())
@@ -206,6 +206,11 @@ impl Search<'_> {
 
     fn tick(&mut self, layer: usize) -> Result<(), Error> {
         self.done += 1;
+        self.tell(layer)
+    }
+
+    /// Says how far it is, and hears whether to go on.
+    fn tell(&mut self, layer: usize) -> Result<(), Error> {
         let config = self.source.config();
         let (layers, total) = (config.n_layers, self.candidates.items().len() as u64);
         let (done, resumed) = (self.done + self.resumed, self.resumed);

@@ -133,7 +133,7 @@ impl Probe {
         for (batch, at) in at.chunks(BATCH).enumerate() {
             let picked: Vec<f32> = at.iter().flat_map(|t| &hidden[t * dim..][..dim]).copied().collect();
             let logits = &mut logits[..at.len() * vocab_size];
-            model.logits(ws, &picked, &mut vec![0.0; picked.len()], logits);
+            model.logits(ws, &picked, &mut vec![0.0; picked.len()], logits)?;
             for (i, logits) in logits.chunks_exact(vocab_size).enumerate() {
                 each(batch * BATCH + i, logits);
             }

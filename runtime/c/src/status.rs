@@ -77,7 +77,7 @@ impl From<Error> for Fault {
             Error::File(spm::Error::OutOfMemory { .. }) | Error::OutOfMemory { .. } => SPR_OUT_OF_MEMORY,
             Error::File(spm::Error::Interrupted { .. }) => SPR_CANCELLED,
             Error::File(_) | Error::MissingTensor { .. } | Error::Shape { .. } => SPR_BAD_FILE,
-            Error::NoVocabulary | Error::Tokenizer { .. } | Error::State { .. } => SPR_BAD_FILE,
+            Error::NoVocabulary | Error::Tokenizer { .. } | Error::State { .. } | Error::NotFinite => SPR_BAD_FILE,
             Error::ContextFull { .. } => SPR_CONTEXT_FULL,
             Error::EmptyPrompt | Error::Token { .. } | Error::NoInfill => SPR_INVALID_ARGUMENT,
             _ => SPR_ERROR,
