@@ -85,3 +85,82 @@ fn an_unknown_pre_tokenizer_is_named_with_the_known_ones() {
         assert!(said.contains(text), "{text}: {said}");
     }
 }
+
+/// A weight that is no number: nothing is made or measured with it.
+#[test]
+fn numbers_that_are_none_are_told() {
+    let folder = folder(&byte_level());
+    let file = folder.path().join("model.safetensors");
+    let mut bytes = fs::read(&file).unwrap();
+    let header = 8 + u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
+    // In the embedding, of every token.
+    for place in bytes[header..].chunks_exact_mut(16).take(90) {
+        place[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    }
+    fs::write(&file, bytes).unwrap();
+    let (model, out) = (folder.path().to_str().unwrap(), folder.path().join("out.spm"));
+    let text = folder.path().join("text.txt");
+    fs::write(&text, "abcdefgh".repeat(20)).unwrap();
+    let (out, text) = (out.to_str().unwrap(), text.to_str().unwrap());
+    for (program, args) in [
+        (common::SPARSE_RUN, &[model, "ab", "-n", "2", "--no-display-prompt"][..]),
+        (common::SPM, &["eval", model, "--text", text]),
+        (common::SPM, &["logits", model, "--tokens", "1,2"]),
+        (common::SPARSE_PRUNE, &[model, "-o", out, "--calib", text, "--method", "wanda", "--nsamples", "2"]),
+    ] {
+        let done = common::run(program, args);
+        let said = String::from_utf8(done.stderr).unwrap();
+        assert_eq!(done.status.code(), Some(3), "{args:?}: {said}");
+        assert!(done.stdout.is_empty() && said.contains(model), "{args:?}: {said}");
+        assert!(!said.contains("--resume"), "it would be the same again: {said}");
+    }
+    let left = |name: &str| folder.path().join(name).exists();
+    assert!(!left("out.spm") && !left("out.spm.journal") && !left("out.report.json"));
+}
+
+#[test]
+fn what_has_no_effect_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (dense, text, out) = (path("dense.spm"), path("text.py"), path("out.spm"));
+    SyntheticModel::tiny(3).write(Path::new(&dense), Encoding::F16).unwrap();
+    fs::write(&text, "x = 1\n".repeat(500)).unwrap();
+    let prune = |source: &str, more: &[&str]| {
+        let args = [source, "-o", &out, "--calib", &text, "--nsamples", "4", "--seqlen", "32", "--no-report-files"];
+        let done = common::run(common::SPARSE_PRUNE, &[&args[..], more].concat());
+        (done.status.code(), String::from_utf8(done.stderr).unwrap())
+    };
+    for (more, expected) in [
+        (&["--sensitivity", "kept.json"][..], "only --profile auto, --size and --speed measure"),
+        (&["--size", "1MB", "--profile", "uniform"], "--size means --profile auto"),
+        (&["--vocab-text", &text], "--vocab-text counts tokens for --vocab-shortlist"),
+        (&["--sparsity", "1.5"], "--sparsity: sparsity `1.5`: expected"),
+        (&["--threads", "-1"], "invalid value '-1' for '--threads"),
+    ] {
+        let (code, said) = prune(&dense, more);
+        assert!(code == Some(2) && said.contains(expected), "{more:?}: {said}");
+    }
+    assert_eq!(prune(&dense, &["--method", "wanda"]).0, Some(0));
+    let pruned = path("pruned.spm");
+    fs::rename(&out, &pruned).unwrap();
+    let (code, said) = prune(&pruned, &["--method", "wanda"]);
+    assert!(code == Some(2) && said.contains("pruned.spm: 50.0 % of its weights are pruned already"), "{said}");
+    assert!(!Path::new(&out).exists());
+    // What was only stored otherwise is not pruned.
+    assert_eq!(prune(&dense, &["--sparsity", "0", "--values", "q8"]).0, Some(0));
+    fs::rename(&out, path("stored.spm")).unwrap();
+    assert_eq!(prune(&path("stored.spm"), &["--method", "wanda"]).0, Some(0));
+
+    let run = |args: &[&str]| {
+        let done = common::run(common::SPARSE_RUN, &[&[&dense[..], "abc"], args].concat());
+        (done.status.code(), String::from_utf8(done.stdout).unwrap(), String::from_utf8(done.stderr).unwrap())
+    };
+    let (code, said, why) = run(&["-c", "2"]);
+    assert!(code == Some(1) && said.is_empty() && why.contains("3 tokens do not fit in a context of 2"), "{said}{why}");
+    let (code, _, why) = run(&["-c", "3000", "-n", "1"]);
+    assert!(code == Some(0) && why.contains("-c 3000: the model reads 2048 tokens"), "{why}");
+    let eval = ["eval", &dense, "--text", &text, "-c", "4096"];
+    let done = common::run(common::SPM, &eval);
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert!(done.status.code() == Some(2) && said.contains("-c 4096: the model reads 2048 tokens"), "{said}");
+}

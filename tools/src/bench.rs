@@ -17,7 +17,7 @@ use runtime::{EngineOptions, Layer, Model, Session, SessionOptions};
 use spm::synthetic::SplitMix;
 use spm::{Checkpoint, Encoding, Matrix};
 
-use crate::cli::name_file;
+use crate::cli::{self, name_file};
 use crate::failure::Failure;
 use crate::open::{AnyModel, LoadMode};
 use crate::process;
@@ -45,6 +45,9 @@ pub struct BenchArgs {
     /// How the table is written
     #[arg(short, long, value_enum, default_value_t = Format::Md)]
     pub output: Format,
+    /// The same as -o json
+    #[arg(long, conflicts_with = "output")]
+    pub json: bool,
     /// Kernels to use instead of the best of this machine
     #[arg(long, value_name = "NAME")]
     pub kernel: Option<String>,
@@ -95,7 +98,7 @@ pub fn run(args: &BenchArgs, out: &mut dyn Write) -> Result<(), Failure> {
             rows.extend(found.map(|(subject, times)| Row::new(subject, *test, threads, times, bandwidth)));
         }
     }
-    Ok(table::write(&rows, args.output, out)?)
+    Ok(table::write(&rows, if args.json { Format::Json } else { args.output }, out)?)
 }
 
 impl BenchArgs {
@@ -117,7 +120,7 @@ impl BenchArgs {
     }
 
     fn model_name(&self) -> String {
-        self.model.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+        cli::file_name(&self.model)
     }
 
     fn load<'a>(&self, sources: &'a [Source], threads: usize) -> Result<Vec<Subject<'a>>, Failure> {

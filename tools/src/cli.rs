@@ -1,5 +1,6 @@
 //! Options and steps that more than one program has.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -122,6 +123,13 @@ impl Ready {
 /// For a model of shape `config` that cannot write every token: how it writes the others.
 pub fn splitter(tokenizer: &Tokenizer, config: &Config) -> Result<Option<Splitter>, runtime::Error> {
     config.shortlist.as_ref().map(|list| Splitter::new(tokenizer, list)).transpose()
+}
+
+/// What a file or folder is called, also if its path ends in dots.
+pub fn file_name(path: &Path) -> String {
+    let whole = || path.canonicalize().ok().and_then(|whole| whole.file_name().map(OsString::from));
+    let name = path.file_name().map(OsString::from).or_else(whole);
+    name.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// Says which file a bad one is.

@@ -97,8 +97,8 @@ impl From<runtime::Error> for Failure {
         match error {
             E::File(e) => e.into(),
             E::OutOfMemory { .. } => Failure::OutOfMemory(error.to_string()),
-            E::UnknownKernel { .. } | E::NoInfill => Failure::Usage(error.to_string()),
-            E::MissingTensor { .. } | E::Shape { .. } | E::NoVocabulary | E::Tokenizer { .. } => {
+            E::UnknownKernel { .. } | E::NoInfill | E::Token { .. } => Failure::Usage(error.to_string()),
+            E::MissingTensor { .. } | E::Shape { .. } | E::NoVocabulary | E::Tokenizer { .. } | E::NotFinite => {
                 Failure::BadFile(error.to_string())
             }
             _ => Failure::Runtime(error.to_string()),
@@ -112,10 +112,29 @@ impl From<pruner::Error> for Failure {
         match error {
             E::Interrupted => Failure::Interrupted,
             E::OutOfMemory { .. } | E::TooLittleMemory { .. } => Failure::OutOfMemory(error.to_string()),
+            E::Option { option, .. } if flag_of(option).is_some() => {
+                Failure::Usage(format!("{}: {error}", flag_of(option).unwrap_or_default()))
+            }
             E::Option { .. } | E::OtherJournal { .. } | E::OtherSensitivity { .. } => Failure::Usage(error.to_string()),
             E::File(e) => e.into(),
             E::Runtime(e) => e.into(),
+            E::NotFinite { .. } | E::Statistics { .. } => Failure::BadFile(error.to_string()),
             _ => Failure::Runtime(error.to_string()),
         }
     }
+}
+
+/// By which argument something is set.
+fn flag_of(option: &str) -> Option<&'static str> {
+    Some(match option {
+        "calibration text" => "--calib",
+        "calibration windows" => "--nsamples",
+        "tokens a window" => "--seqlen",
+        "sparsity" => "--sparsity",
+        "pattern" => "--pattern",
+        "mix" => "--mix",
+        "tensor to treat otherwise" => "--ignore",
+        "vocabulary shortlist" => "--vocab-shortlist",
+        _ => return None,
+    })
 }

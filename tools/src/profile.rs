@@ -17,8 +17,9 @@ pub struct ProfileArgs {
     /// What becomes of each matrix: the same for all; owl, layers with more outliers lose less; depth, later layers lose more;
     /// auto, the sparsities that are measured to lose least for the bytes that the same for all would take, or, with --size or
     /// --speed, the best mix of dense and sparse encodings for those
-    #[arg(long, value_enum, default_value_t)]
-    profile: Name,
+    /// [default: uniform]
+    #[arg(long, value_enum)]
+    profile: Option<Name>,
     /// The mix of encodings that loses least in a file of this size, such as 180MB; means --profile auto. With it or --speed
     /// --sparsity, --pattern, --values and --head do not matter
     #[arg(long, value_name = "SIZE", conflicts_with = "speed")]
@@ -71,9 +72,24 @@ impl ProfileArgs {
         }
     }
 
+    /// Refuses what would have no effect.
+    pub fn check(&self) -> Result<(), Failure> {
+        let budget = [("--size", self.size), ("--speed", self.speed)].into_iter().find(|(_, size)| size.is_some());
+        match (self.profile, budget, &self.sensitivity) {
+            (Some(name), Some((option, _)), _) if name != Name::Auto => {
+                Err(Failure::Usage(format!("{option} means --profile auto; leave --profile or {option} out")))
+            }
+            (_, _, Some(_)) if !matches!(self.profile(), Profile::Auto(_)) => Err(Failure::Usage(
+                "--sensitivity: only --profile auto, --size and --speed measure; add one of them, or leave it out"
+                    .into(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// The profile.
     pub fn profile(&self) -> Profile {
-        match (self.size, self.speed, self.profile) {
+        match (self.size, self.speed, self.profile.unwrap_or_default()) {
             (Some(size), _, _) => Profile::Auto(Budget::File(size.0)),
             (_, Some(size), _) => Profile::Auto(Budget::Token(size.0)),
             (_, _, Name::Uniform) => Profile::Uniform,

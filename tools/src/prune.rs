@@ -7,14 +7,16 @@ mod said;
 
 use std::borrow::Cow;
 use std::io::Write;
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use pruner::method::Needs;
 use pruner::{Earlier, Fingerprint, Journal, Plan, PruneOptions, TokenCounts, shortlist};
-use spm::{SparseModel, SpmWriter, WriterOptions};
+use spm::{Checkpoint, SparseModel, SpmWriter, WriterOptions};
 
 use crate::calibration::{Statistics, tokenizer_of};
+use crate::cli::name_file;
 use crate::failure::Failure;
 use crate::fingerprint;
 use crate::new_file::refuse_existing;
@@ -35,6 +37,10 @@ pub fn run(args: &PruneArgs) -> Result<(), Failure> {
     let (interrupted, memory_watch) = (process::interrupt_flag()?, MemoryWatch::start());
     let file = AnyModel::open(&args.source)?;
     let source = file.checkpoint();
+    refuse_pruned(source, &args.source)?;
+    if args.output.as_os_str() == "-" {
+        return Err(Failure::Usage("-o -: a model is not written to standard output; give a file, or ./-".into()));
+    }
     if !args.dry_run && args.was_finished()? {
         writeln!(Notes, "{}: was finished already", args.output.display())?;
         return Ok(());
@@ -53,6 +59,26 @@ pub fn run(args: &PruneArgs) -> Result<(), Failure> {
         return print_shortlist(&config, &options, counts.as_ref());
     }
     prune(args, &file, options, counts, &plan, &memory_watch, &interrupted)
+}
+
+/// What was pruned once has lost what would tell what to prune.
+fn refuse_pruned(source: &dyn Checkpoint, path: &Path) -> Result<(), Failure> {
+    let (mut kept, mut all) = (0, 0);
+    for t in source.tensors().iter().filter(|t| t.name.starts_with("blk.") && t.rows > 1) {
+        (kept, all) = (kept + t.kept, all + (t.rows * t.cols) as u64);
+    }
+    let advice = "give sparse-prune the dense model that it was made from";
+    match &source.config().shortlist {
+        _ if kept < all => {
+            let share = 100.0 * (1.0 - kept as f64 / all as f64);
+            Err(Failure::Usage(format!("{}: {share:.1} % of its weights are pruned already; {advice}", path.display())))
+        }
+        Some(list) => {
+            let (rows, tokens) = (list.len(), source.config().vocab_size);
+            Err(Failure::Usage(format!("{}: its head has {rows} of {tokens} rows already; {advice}", path.display())))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Prunes to a file, by way of a journal that is kept until the file has its name.
@@ -97,7 +123,18 @@ fn prune(
     let progress = &mut |p| pruning.show(p);
     let done = pruner::prune_resumable(source, &options, known, &mut writer, &mut journal, progress);
     pruning.finish();
-    let mut report = done.inspect_err(|_| say_how_to_go_on(&journal))?;
+    let mut report = match done {
+        Ok(report) => report,
+        // The same file gives the same numbers again.
+        Err(e @ (pruner::Error::NotFinite { .. } | pruner::Error::Statistics { .. })) => {
+            journal.remove()?;
+            return Err(name_file(e.into(), &args.source));
+        }
+        Err(e) => {
+            say_how_to_go_on(&journal);
+            return Err(e.into());
+        }
+    };
     report.warnings.extend(statistics.warnings());
     let provenance = args.provenance(source_sha256, &options, &report, &statistics, counts.as_ref());
     let config = shortlist::shortened(source, options.shortlist.as_ref())?;

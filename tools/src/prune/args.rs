@@ -92,7 +92,12 @@ pub struct PruneArgs {
 
 impl PruneArgs {
     pub(super) fn prune_options(&self) -> Result<PruneOptions, Failure> {
-        let usage = |e: pruner::Error| Failure::Usage(e.to_string());
+        self.profile.check()?;
+        if !self.vocab_text.is_empty() && self.shortlist_size()?.is_none() {
+            let message = "--vocab-text counts tokens for --vocab-shortlist; add that, or leave it out";
+            return Err(Failure::Usage(message.into()));
+        }
+        let usage = Failure::from;
         let options = PruneOptions {
             pattern: Pattern::parse(&self.pattern, self.sparsity).map_err(usage)?,
             group: self.group,

@@ -7,6 +7,7 @@ use spm::Provenance;
 
 use super::PruneArgs;
 use crate::calibration::Statistics;
+use crate::cli;
 use crate::report::{self, Calibration, Facts, Options, Source, Totals};
 
 /// What a pruning took.
@@ -28,7 +29,7 @@ impl PruneArgs {
         counts: Option<&TokenCounts>,
     ) -> Provenance {
         let mut p = Provenance::default();
-        p.source = self.source.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        p.source = cli::file_name(&self.source);
         p.source_sha256 = source_sha256;
         p.method = self.method().to_owned();
         (p.sparsity, p.pattern) = match self.profile.profile() {
