@@ -106,7 +106,7 @@ fn several_models_on_several_texts() {
     let cells = found["cells"].as_array().unwrap();
     let names: Vec<(&str, &str)> =
         cells.iter().map(|c| (c["text"].as_str().unwrap(), c["model"].as_str().unwrap())).collect();
-    let expected = ["python", "java", "python (seed 2)"];
+    let expected = ["python", "java", "python (reseed 1)"];
     assert_eq!(names, [expected.map(|m| ("python", m)), expected.map(|m| ("java", m))].concat());
     let alone = json(&folder.spm("eval", &["java"], &["--reference", &dense, "--text", &texts[0], "--json"]));
     for (key, value) in alone.as_object().unwrap().iter().filter(|(key, _)| *key != "confidence" && *key != "resamples")
@@ -116,7 +116,7 @@ fn several_models_on_several_texts() {
     assert!(cells[0]["accuracy_by_kind"]["keywords"]["tokens"].as_u64().unwrap() > 0);
     let matching = &found["matching"];
     assert_eq!((&matching[0]["text"], &matching[0]["others"][0]["model"]), (&"python".into(), &"java".into()));
-    assert_eq!(matching[0]["reseeds"][0]["model"], "python (seed 2)");
+    assert_eq!(matching[0]["reseeds"][0]["model"], "python (reseed 1)");
     let nats = matching[0]["others"][0]["nats"].as_f64().unwrap();
     let ln = |cell: &Value| cell["perplexity"].as_f64().unwrap().ln();
     assert!((nats - (ln(&cells[1]) - ln(&cells[0]))).abs() < 1e-9);

@@ -174,8 +174,14 @@ impl Documents {
 
     /// The document at `place`, unless it is to be passed over.
     pub(super) fn read(&mut self, place: &Place) -> Result<Option<Document>, Error> {
-        let bytes =
-            place.bytes().map_err(|source| Error::Io { action: "read", path: place.path.to_path_buf(), source })?;
+        let bytes = match (place.bytes(), &place.kind) {
+            (Ok(bytes), _) => bytes,
+            (Err(_), Kind::Found) => {
+                self.skipped.unreadable += 1;
+                return Ok(None);
+            }
+            (Err(source), _) => return Err(Error::Io { action: "read", path: place.path.to_path_buf(), source }),
+        };
         let document = match place.kind {
             Kind::Line(_) => Document::of_line(&bytes),
             Kind::Named(_) | Kind::Found => text_of(bytes).map(Document::Text),

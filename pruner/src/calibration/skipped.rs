@@ -8,6 +8,8 @@ use std::fmt;
 pub struct Skipped {
     /// Not UTF-8, or with a zero byte.
     pub binary: usize,
+    /// Not to be opened, in a folder.
+    pub unreadable: usize,
     /// Above 2 MiB.
     pub too_large: usize,
     /// Lines of JSONL without a `text`, `messages`, or a `question` and its `answer`.
@@ -28,9 +30,10 @@ pub struct Skipped {
 
 impl Skipped {
     /// How many for each reason, those of none too.
-    pub fn counts(&self) -> [(usize, &'static str); 9] {
+    pub fn counts(&self) -> [(usize, &'static str); 10] {
         [
             (self.binary, "not text"),
+            (self.unreadable, "not readable"),
             (self.too_large, "above 2 MiB"),
             (self.without_text, "without a `text`, `messages`, or a `question` and its `answer`"),
             (self.empty, "empty"),

@@ -65,8 +65,9 @@ fn speeds(args: &CompareArgs, ready: [&Ready; 2], interrupted: &AtomicBool) -> R
 fn texts(args: &CompareArgs, loaded: &[Loaded; 2], interrupted: &AtomicBool) -> Result<Vec<Quality>, Failure> {
     let ready = loaded.each_ref().map(|l| &l.ready[0]);
     let alike = have_one_vocabulary(ready[0], ready[1]);
-    let own = args.texts.read(&ready[0].document_tokens())?;
-    let others = if alike { own.clone() } else { args.texts.read(&ready[1].document_tokens())? };
+    let context = loaded[0].context().min(loaded[1].context());
+    let own = args.texts.read(&ready[0].document_tokens(), context)?;
+    let others = if alike { own.clone() } else { args.texts.read(&ready[1].document_tokens(), context)? };
     let judges = alike && ready[0].model.config().shortlist.is_none();
     let (unscored, reference) = (args.texts.unscored(), judges.then_some(&ready[0].model));
     let mut all = Vec::new();

@@ -108,14 +108,14 @@ mod tests {
 
     #[test]
     fn own_calibration_wins_if_all_others_are_worse_than_noise() {
-        let subjects = [subject("python", None), subject("java", None), subject("python (seed 2)", Some(0))];
+        let subjects = [subject("python", None), subject("java", None), subject("python (reseed 1)", Some(0))];
         let text = text();
         let sentence = |java: Evaluation| {
             let found = [found(1.0, 0.0), java, found(1.05, 0.0)];
             Matching::of(&text, &subjects, &found).unwrap().sentence()
         };
         let said = sentence(found(1.2, 0.01));
-        assert!(said.contains("java +0.2000 (+0.1") && said.contains("another seed of it: python (seed 2) +0.0500"));
+        assert!(said.contains("java +0.2000 (+0.1") && said.contains("another seed of it: python (reseed 1) +0.0500"));
         assert!(said.ends_with("Its own calibration is best, with intervals above 0 and by more than another seed."));
         let said = sentence(found(1.04, 0.0));
         assert!(said.ends_with("No other is worse with an interval above 0 and by more than another seed."), "{said}");

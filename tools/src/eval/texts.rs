@@ -1,17 +1,22 @@
 //! Which texts to evaluate on, cut into windows of tokens.
 
+use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use pruner::Language;
-use pruner::calibration::{Domain, each_document};
+use pruner::calibration::{Domain, Skipped, each_document};
 use runtime::Tokenizer;
 
 use crate::chat::DocumentTokens;
 use crate::evaluate::Token;
 use crate::failure::Failure;
 use crate::lexical;
+use crate::notes::Notes;
+
+/// Tokens a window, unless another number is asked for.
+const CONTEXT: u32 = 1024;
 
 /// Texts, and how they are cut.
 #[derive(Args, Clone, Debug)]
@@ -25,11 +30,11 @@ pub struct TextArgs {
     /// shell; for text without a name
     #[arg(long)]
     pub lang: Option<Language>,
-    /// Tokens a window
-    #[arg(short, long = "ctx-size", value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(2..))]
-    pub ctx_size: u32,
+    /// Tokens a window [default: 1024, or the model's context if that is less]
+    #[arg(short, long = "ctx-size", value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    pub ctx_size: Option<u32>,
     /// Windows at most of each text, from the first on
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     pub windows: Option<usize>,
     /// Tokens at the beginning of each window that are not scored (llama-perplexity: half a window and one)
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
@@ -60,11 +65,21 @@ struct Source {
 impl TextArgs {
     /// Refuses what cannot be, before anything is loaded.
     pub fn check(&self) -> Result<(), Failure> {
-        if self.unscored >= self.ctx_size {
-            let (unscored, context) = (self.unscored, self.ctx_size);
+        self.sources().map(drop)
+    }
+
+    /// Tokens a window for models that read `own`.
+    fn context(&self, own: usize) -> Result<u32, Failure> {
+        let own = u32::try_from(own).unwrap_or(u32::MAX);
+        let context = self.ctx_size.unwrap_or(CONTEXT.min(own));
+        if context > own {
+            return Err(Failure::Usage(format!("-c {context}: the model reads {own} tokens; ask for no more")));
+        }
+        if self.unscored >= context {
+            let unscored = self.unscored;
             return Err(Failure::Usage(format!("--unscored {unscored} leaves nothing of windows of {context}")));
         }
-        self.sources().map(drop)
+        Ok(context)
     }
 
     /// Tokens of a window that are not scored.
@@ -72,9 +87,10 @@ impl TextArgs {
         self.unscored as usize
     }
 
-    /// Reads the texts; each must fill a window.
-    pub fn read(&self, tokens: &DocumentTokens<'_>) -> Result<Vec<Text>, Failure> {
-        self.sources()?.into_iter().map(|source| self.read_one(source, tokens)).collect()
+    /// Reads the texts for models that read `own` tokens at a time; each text must fill a window.
+    pub fn read(&self, tokens: &DocumentTokens<'_>, own: usize) -> Result<Vec<Text>, Failure> {
+        let context = self.context(own)?;
+        self.sources()?.into_iter().map(|source| self.read_one(source, context, tokens)).collect()
     }
 
     fn sources(&self) -> Result<Vec<Source>, Failure> {
@@ -96,17 +112,17 @@ impl TextArgs {
         Ok(all)
     }
 
-    fn read_one(&self, source: Source, tokenize: &DocumentTokens<'_>) -> Result<Text, Failure> {
+    fn read_one(&self, source: Source, context: u32, tokenize: &DocumentTokens<'_>) -> Result<Text, Failure> {
         let tokenizer = tokenize.tokenizer;
         let language = match source.domain {
             Domain::Language(language) => Some(language),
             _ => None,
         };
         let start = tokenizer.bos().filter(|_| tokenizer.adds_bos());
-        let step = self.ctx_size as usize - usize::from(start.is_some());
+        let step = context as usize - usize::from(start.is_some());
         let enough = self.windows.map(|n| n.saturating_mul(step));
         let (mut tokens, mut documents) = (Vec::new(), 0);
-        each_document(&source.paths, source.domain, &mut |document| {
+        let skipped = each_document(&source.paths, source.domain, &mut |document| {
             tokens.extend(tokens_of(document.tokens(tokenize)?, documents, language, tokenizer));
             documents += 1;
             Ok(match enough {
@@ -119,12 +135,21 @@ impl TextArgs {
         let windows: Vec<Vec<Token>> =
             windows.map(|text| begin(&text[0]).into_iter().chain(text.iter().copied()).collect()).collect();
         match windows.is_empty() {
-            true => Err(Failure::Usage(format!(
-                "{} tokens of {}, a window needs {step}; ask for shorter ones with -c",
-                tokens.len(),
-                if source.name == "text" { "text" } else { &source.name },
-            ))),
-            false => Ok(Text { name: source.name, language, context: self.ctx_size, windows }),
+            true => {
+                let paths: Vec<String> = source.paths.iter().map(|path| path.display().to_string()).collect();
+                let advice = "give more text, or ask for shorter windows with -c";
+                Err(Failure::Usage(format!(
+                    "{}: {} tokens of text from {documents} documents{skipped}, a window needs {step}; {advice}",
+                    paths.join(", "),
+                    tokens.len(),
+                )))
+            }
+            false => {
+                if skipped != Skipped::default() {
+                    writeln!(Notes, "{}: {documents} documents{skipped}", source.name)?;
+                }
+                Ok(Text { name: source.name, language, context, windows })
+            }
         }
     }
 }
@@ -197,7 +222,7 @@ mod tests {
         let path = folder.path().join("a.jsonl");
         std::fs::write(&path, "{\"text\": \"def f\"}\n{\"text\": \"x = 1  # c\\n\"}\n").unwrap();
         let args = args(&format!("p --text python={} -c 4", path.display()));
-        let found = &args.read(&DocumentTokens { tokenizer: &tokenizer, template: None }).unwrap()[0];
+        let found = &args.read(&DocumentTokens { tokenizer: &tokenizer, template: None }, 4).unwrap()[0];
         // `def`, blank, f, x, blank, =, blank, 1, two blanks, #, blank; `c` and the end of the line fill no window.
         let kinds: Vec<&str> = found.windows.iter().flatten().map(|t| t.kind.unwrap().name()).collect();
         let (i, k, l, c, p, w) = ("identifiers", "keywords", "literals", "comments", "punctuation", "whitespace");
