@@ -88,6 +88,8 @@ pub struct ModelFacts {
     pub method: String,
     /// One line on the calibration text.
     pub calibration: String,
+    /// The hash of its tokens; empty if there were none.
+    pub calibration_sha256: String,
 }
 
 /// A matrix of every model.
@@ -122,6 +124,12 @@ pub struct Reading {
 }
 
 impl Overlap {
+    /// Whether two models that are no reseeds were calibrated on the same tokens.
+    fn has_same_calibration(&self) -> bool {
+        let of = |i: usize| &self.models[i].calibration_sha256;
+        self.family.different_pairs().any(|(a, b)| !of(a).is_empty() && of(a) == of(b))
+    }
+
     /// Labels of the models that differ by more than a seed.
     pub fn labels(&self) -> Vec<&str> {
         self.models[..self.family.different].iter().map(|m| m.subject.label.as_str()).collect()

@@ -51,8 +51,8 @@ impl SubjectArgs {
         }
         for (i, given) in self.reseed.iter().enumerate() {
             let (owner, path) = owner(given, i, &all[..self.models.len()])?;
-            let seed = 2 + all.iter().filter(|s| s.reseed_of == Some(owner)).count();
-            let label = format!("{} (seed {seed})", all[owner].label);
+            let nth = 1 + all.iter().filter(|s| s.reseed_of == Some(owner)).count();
+            let label = format!("{} (reseed {nth})", all[owner].label);
             all.push(Subject { label, path, reseed_of: Some(owner) });
         }
         Ok(all)
@@ -119,9 +119,9 @@ mod tests {
         let expected = [
             ("python", "a.spm", None),
             ("java", "b.spm", None),
-            ("python (seed 2)", "c.spm", Some(0)),
-            ("java (seed 2)", "d.spm", Some(1)),
-            ("java (seed 3)", "e.spm", Some(1)),
+            ("python (reseed 1)", "c.spm", Some(0)),
+            ("java (reseed 1)", "d.spm", Some(1)),
+            ("java (reseed 2)", "e.spm", Some(1)),
         ];
         assert_eq!(found, expected.map(|(label, path, of)| (label.to_owned(), path.to_owned(), of)));
     }

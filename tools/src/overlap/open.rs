@@ -129,12 +129,21 @@ fn warnings(opened: &[(Subject, SparseModel)]) -> Vec<String> {
     differ("method", &|m| m.provenance().method.clone(), so);
     differ("pattern", &|m| m.provenance().pattern.clone(), so);
     differ("sparsity", &|m| m.provenance().sparsity.to_string(), so);
-    for (subject, model) in opened {
-        if let Some(of) = subject.reseed_of {
-            let known = &opened[of].1.provenance().calibration_sha256;
-            if *known == model.provenance().calibration_sha256 && !known.is_empty() {
-                let (seed, of) = (&subject.label, &opened[of].0.label);
-                found.push(format!("{seed} was calibrated on the same tokens as {of}, so it is no other seed"));
+    for (i, (subject, model)) in opened.iter().enumerate() {
+        for (j, (other, known)) in opened[..i].iter().enumerate() {
+            let tokens = &known.provenance().calibration_sha256;
+            if tokens.is_empty() || *tokens != model.provenance().calibration_sha256 {
+                continue;
+            }
+            let (one, of) = (&subject.label, &other.label);
+            match subject.reseed_of {
+                Some(of_it) if of_it == j => {
+                    found.push(format!("{one} was calibrated on the same tokens as {of}, so it is no other seed"));
+                }
+                None => found.push(format!(
+                    "{one} was calibrated on the same tokens as {of}, so what they differ in is no effect of the text"
+                )),
+                _ => {}
             }
         }
     }
@@ -143,7 +152,12 @@ fn warnings(opened: &[(Subject, SparseModel)]) -> Vec<String> {
 
 fn facts((subject, model): &(Subject, SparseModel)) -> ModelFacts {
     let p = model.provenance();
-    ModelFacts { subject: subject.clone(), method: p.method.clone(), calibration: p.calibration.clone() }
+    ModelFacts {
+        subject: subject.clone(),
+        method: p.method.clone(),
+        calibration: p.calibration.clone(),
+        calibration_sha256: p.calibration_sha256.clone(),
+    }
 }
 
 #[cfg(test)]

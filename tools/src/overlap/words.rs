@@ -59,6 +59,9 @@ fn chance(overlap: &Overlap) -> Option<String> {
 fn effect(overlap: &Overlap) -> Option<String> {
     let reading = overlap.reading(&|_| true);
     let (between, reseeded) = (reading.between?, reading.reseeded?);
+    if overlap.has_same_calibration() {
+        return None;
+    }
     let (found, noise, chance) = (between.difference(), reseeded.difference(), between.chance_difference());
     let matrices = overlap.matrices.iter().map(|m| overlap.reading_of(m));
     let above = matrices.filter(|r| r.between.zip(r.reseeded).is_some_and(|(b, r)| b.difference() > r.difference()));
