@@ -334,7 +334,7 @@ const RAW: &[(&str, RawEdit, &str)] = &[
         |f| {
             f.remove(4);
         },
-        "line ends were changed",
+        "as line ends are in text mode",
     ),
     ("git-lfs", |f| *f = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n".to_vec(), "git lfs pull"),
     ("web page", |f| *f = b"<!DOCTYPE html><html>404</html>".to_vec(), "web page"),

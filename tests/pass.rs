@@ -270,6 +270,8 @@ fn two_results_are_compared_item_by_item() {
     let found = figures_of_comparison(&a, &b);
     assert_eq!(found["only_a"], json!(["HumanEval/0", "HumanEval/1"]));
     assert_eq!((&found["neither"], &found["mcnemar_p"]), (&json!(1), &json!(0.5)));
+    assert_eq!((&found["a"]["passed"], &found["b"]["passed"]), (&json!(2), &json!(0)));
+    assert!(found["b"]["model"] == "m.spm" && found["other_settings"].is_object(), "{found}");
     let text = common::output_of(common::SPM, &["pass", "--compare", &a, &b]);
     assert!(text.contains("McNemar's exact test: p = 0.5000, of 2 items"), "{text}");
     let more = folder.items("more.jsonl", &[python("HumanEval/0", "    return 1\n")]);
@@ -285,6 +287,7 @@ fn figures_of_comparison(a: &str, b: &str) -> Value {
 fn senseless_arguments_are_refused() {
     let folder = Folder::new();
     let (items, model) = (folder.items("i.jsonl", &right()), folder.model());
+    assert!(refused(&[&model, "--items", &items, "--program-memory", "1KB"]).contains("expected 64MiB or more"));
     assert!(refused(&[&model, "--items", &items, "--k", "2"]).contains("--k 2 needs as many --samples"));
     assert!(refused(&[&model, "--items", &items, "--samples", "2"]).contains("set --temperature"));
     assert!(refused(&[&model, "--items", &items, "--chat"]).contains("no chat template"));

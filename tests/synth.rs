@@ -65,7 +65,8 @@ fn the_dense_file_has_the_same_weights_and_shape() {
     let folder = tempfile::tempdir().unwrap();
     let (sparse, dense) = (folder.path().join("f16.spm"), folder.path().join("f16.gguf"));
     synth(&sparse, &["--sparsity", "0", "--values", "f16", "--head", "f16", "--seed", "3"]);
-    synth(&dense, &["--gguf", "F16", "--seed", "3"]);
+    synth(&dense, &["--gguf", "F16", "--seed", "4"]);
+    synth(&dense, &["--gguf", "F16", "--seed", "3", "--force"]);
     let (sparse, dense) = (SparseModel::open(&sparse).unwrap(), GgufModel::open(&dense).unwrap());
     assert_eq!(sparse.config(), dense.config());
     assert_eq!(sparse.vocabulary(), dense.vocabulary());
@@ -100,7 +101,8 @@ fn senseless_arguments_are_refused() {
         (&["--like", "llama-7b", "--values", "q5", "-o", there], 2, "`q5`: expected `f16`, `q8` or `q4`"),
         (&["--like", "llama-7b", "--gguf", "Q4_K", "-o", there], 2, "expected Q8_0"),
         (&["--like", "llama-7b", "--gguf", "F16", "--values", "q4", "-o", there], 2, "cannot be used with"),
-        (&["--like", "llama-7b", "--gguf", "F16", "-o", there], 1, "cannot write"),
+        (&["--like", "llama-7b", "--gguf", "F16", "-o", there], 1, "there.gguf: exists already"),
+        (&["--like", "llama-7b", "--gguf", "F16", "--force", "-o", there], 1, "there.gguf: exists already"),
         (&["--like", "llama-7b", "--force", "-o", there], 1, "no sparse model"),
     ] {
         let done = common::run(common::SPM, &[&["synth"], args].concat());

@@ -97,8 +97,8 @@ fn facts(model: &AnyModel) -> Vec<(&'static str, Value)> {
         ("vocabulary", json!(c.vocab_size)),
         ("head rows", json!(c.head_rows())),
         ("context", json!(c.context_len)),
-        ("norm epsilon", json!(c.norm_eps)),
-        ("rope base", json!(c.rope.base)),
+        ("norm epsilon", number(c.norm_eps)),
+        ("rope base", number(c.rope.base)),
         ("rope dims", json!(c.rope.dims)),
         ("rope layout", json!(format!("{:?}", c.rope.layout).to_lowercase())),
         ("tied head", json!(c.tied_head)),
@@ -119,7 +119,7 @@ fn facts(model: &AnyModel) -> Vec<(&'static str, Value)> {
             ("source", json!(p.source)),
             ("source sha256", json!(p.source_sha256)),
             ("method", json!(p.method)),
-            ("sparsity", json!(p.sparsity)),
+            ("sparsity", number(p.sparsity)),
             ("pattern", json!(p.pattern)),
             ("shortlist", json!(p.shortlist)),
             ("calibration", json!(p.calibration)),
@@ -149,15 +149,20 @@ fn unusual(c: &Config) -> Vec<(&'static str, Value)> {
         ("window", json!(c.window), windowed > 0),
         ("layers with a window", json!(windowed), windowed > 0),
         ("layers without rope", json!(unturned), unturned > 0),
-        ("local rope base", json!(c.local_rope.as_ref().map(|rope| rope.base)), c.local_rope.is_some()),
-        ("embedding scale", json!(c.scales.embedding), c.scales.embedding != 1.0),
-        ("residual scale", json!(c.scales.residual), c.scales.residual != 1.0),
-        ("attention scale", json!(c.scales.attention), c.scales.attention.is_some()),
-        ("logits scale", json!(c.scales.logits), c.scales.logits != 1.0),
-        ("attention cap", json!(c.scales.attention_cap), c.scales.attention_cap.is_some()),
-        ("logits cap", json!(c.scales.logits_cap), c.scales.logits_cap.is_some()),
+        ("local rope base", json!(c.local_rope.as_ref().map(|rope| number(rope.base))), c.local_rope.is_some()),
+        ("embedding scale", number(c.scales.embedding), c.scales.embedding != 1.0),
+        ("residual scale", number(c.scales.residual), c.scales.residual != 1.0),
+        ("attention scale", json!(c.scales.attention.map(number)), c.scales.attention.is_some()),
+        ("logits scale", number(c.scales.logits), c.scales.logits != 1.0),
+        ("attention cap", json!(c.scales.attention_cap.map(number)), c.scales.attention_cap.is_some()),
+        ("logits cap", json!(c.scales.logits_cap.map(number)), c.scales.logits_cap.is_some()),
     ];
     all.into_iter().filter(|(.., is_unusual)| *is_unusual).map(|(key, value, _)| (key, value)).collect()
+}
+
+/// In as few digits as tell it from other singles.
+fn number(value: f32) -> Value {
+    json!(value.to_string().parse::<f64>().unwrap_or(value.into()))
 }
 
 /// Text from a file may hold anything; a terminal gets it without control characters.

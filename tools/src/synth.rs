@@ -53,7 +53,7 @@ pub struct SynthArgs {
     /// Where the model goes
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
-    /// Replace an earlier sparse model at the output
+    /// Replace an earlier model of the same kind of file at the output
     #[arg(long)]
     pub force: bool,
     /// Threads [default: one a core]

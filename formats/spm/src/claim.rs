@@ -42,19 +42,20 @@ pub fn unfinished(path: &Path) -> Result<NamedTempFile, Error> {
     name.push(path.file_name().unwrap_or_default());
     name.push(".unfinished");
     let beside = folder_of(path).join(name);
-    let file = claim(&beside)?;
-    file.set_len(0).map_err(Error::io("write", &beside))?;
+    // Of the file that was asked for, not of the one that is to get its name.
+    let named = |error| match error {
+        Error::Io { action, source, .. } => Error::Io { action, path: path.to_owned(), source },
+        other => other,
+    };
+    let file = claim(&beside).map_err(named)?;
+    file.set_len(0).map_err(Error::io("write", path))?;
     let removed_on_drop = TempPath::try_from_path(&beside).map_err(Error::io("create", &beside))?;
     Ok(NamedTempFile::from_parts(file, removed_on_drop))
 }
 
 /// Writes a file that is there whole, or as it was before.
 pub fn write_whole(path: &Path, contents: &[u8]) -> Result<(), Error> {
-    let mut file = unfinished(path).map_err(|e| match e {
-        // Of the file that was asked for, not of the one that is to get its name.
-        Error::Io { source, .. } => Error::io("write", path)(source),
-        other => other,
-    })?;
+    let mut file = unfinished(path)?;
     file.write_all(contents)
         .and_then(|()| file.as_file().sync_all())
         .and_then(|()| file.persist(path).map(drop).map_err(std::io::Error::from))

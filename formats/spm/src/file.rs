@@ -195,15 +195,16 @@ fn recognise(bytes: &[u8], path: &Path) -> Result<(), Error> {
         [0x0a, ..] => other(
             "it looks like a SentencePiece tokenizer, which may also be called .spm; give a model pruned with sparse-prune",
         ),
-        _ if bytes.starts_with(b"\x93SPM") => {
-            other("its line ends were changed on the way; fetch it again in binary mode")
-        }
+        _ if header::MAGIC.starts_with(bytes) => other("it ends after its first bytes; fetch it again"),
+        _ if bytes.starts_with(b"\x93SPM") => other(
+            "its first bytes were changed on the way, as line ends are in text mode; fetch it again in binary mode",
+        ),
         _ if bytes.starts_with(b"version https://git-lfs") => {
             other("it is a git-lfs pointer; run `git lfs pull` to get the file itself")
         }
         [b'<', ..] => other("it looks like a web page; the download failed, fetch it again"),
         [b'P', b'K', 3, 4, ..] => other("it is a zip archive; unpack it first"),
-        _ if is_json_header => other("it looks like a safetensors file; give sparse-prune the folder that it is in"),
+        _ if is_json_header => other("it looks like a safetensors file; give the folder that it is in"),
         _ if bytes.iter().take(1 << 16).all(|&b| b == 0) => {
             other("it begins with zeros; it was never finished, make it again")
         }

@@ -9,7 +9,7 @@ use tools::prune::{self, PruneArgs};
 ///
 /// Exit codes: 0 ok, 1 runtime, 2 usage, 3 bad model file, 4 not enough memory, 130 interrupted.
 #[derive(Parser)]
-#[command(name = "sparse-prune", version, max_term_width = 100)]
+#[command(name = "sparse-prune", version, max_term_width = 100, allow_negative_numbers = true)]
 struct Cli {
     #[command(flatten)]
     args: PruneArgs,

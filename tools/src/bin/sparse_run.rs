@@ -12,7 +12,7 @@ use pruner::calibration::Turn;
 use runtime::{
     Event, Finish, GenerateOptions, Generated, KvType, SamplerOptions, Session, SessionOptions, Special, generate,
 };
-use tools::cli::{ByteSize, Ready, RunArgs, text_argument};
+use tools::cli::{ByteSize, Ready, RunArgs, name_file, text_argument};
 use tools::infill::InfillArgs;
 use tools::memory::{Memory, fit_context};
 use tools::notes::Notes;
@@ -23,7 +23,7 @@ use tools::{Failure, process};
 /// Standard output carries the text and nothing else; messages go to standard error.
 /// Exit codes: 0 ok, 1 runtime, 2 usage, 3 bad model file, 4 not enough memory, 130 interrupted.
 #[derive(Parser)]
-#[command(name = "sparse-run", version, max_term_width = 100)]
+#[command(name = "sparse-run", version, max_term_width = 100, allow_negative_numbers = true)]
 struct Cli {
     /// Model: .spm, .gguf, or a Hugging Face folder
     model: PathBuf,
@@ -128,7 +128,7 @@ fn main_with(cli: &Cli) -> Result<(), Failure> {
     let load_time = started.elapsed();
     let tokens = prompt_tokens(cli, &ready, &text)?;
     let options =
-        SessionOptions { context: context(cli, &ready, tokens.len())?, kv: kv_type(cli), ..Default::default() };
+        SessionOptions { context: context(cli, &ready, tokens.len().max(1))?, kv: kv_type(cli), ..Default::default() };
     let mut session = Session::new(&ready.model, &options)?;
     let sampler = cli.sampling.options();
     let generate_options =
@@ -139,7 +139,8 @@ fn main_with(cli: &Cli) -> Result<(), Failure> {
     if is_shown {
         out.show(&text.before)?;
     }
-    let generated = generate(&mut session, &ready.tokenizer, &tokens, &generate_options, &mut |e| out.event(e))?;
+    let generated = generate(&mut session, &ready.tokenizer, &tokens, &generate_options, &mut |e| out.event(e));
+    let generated = generated.map_err(|e| name_file(e.into(), &cli.model))?;
     if is_shown && generated.finish != Finish::Cancelled {
         out.show(text.after.as_deref().unwrap_or_default())?;
     }
@@ -192,8 +193,22 @@ fn context(cli: &Cli, ready: &Ready, prompt_tokens: usize) -> Result<usize, Fail
     let context = match cli.ctx_size {
         Some(0) => own,
         Some(n) => n,
-        None => prompt_tokens.max(1).saturating_add(cli.predict).min(own),
+        None => prompt_tokens.saturating_add(cli.predict).min(own),
     };
+    match cli.ctx_size {
+        None | Some(0) if prompt_tokens > own => {
+            return Err(Failure::Runtime(format!(
+                "the prompt has {prompt_tokens} tokens, the model reads {own}; give a shorter one"
+            )));
+        }
+        _ if prompt_tokens > context => {
+            return Err(runtime::Error::ContextFull { needed: prompt_tokens, context }.into());
+        }
+        _ if context > own => {
+            writeln!(Notes, "sparse-run: -c {context}: the model reads {own} tokens, and goes astray beyond them")?;
+        }
+        _ => {}
+    }
     let memory = Memory {
         limit: cli.memory_limit.map(|limit| limit.0),
         available: process::available_memory(),
@@ -202,7 +217,7 @@ fn context(cli: &Cli, ready: &Ready, prompt_tokens: usize) -> Result<usize, Fail
     };
     let room = memory.room();
     // What was asked for by number is not cut.
-    let least = if cli.ctx_size.is_some() { context } else { prompt_tokens.max(1) };
+    let least = if cli.ctx_size.is_some() { context } else { prompt_tokens };
     let options = SessionOptions { kv: kv_type(cli), ..Default::default() };
     let threads = ready.model.engine().threads();
     let (context, sentence) = fit_context(ready.model.config(), &options, threads, room, (context, least))?;

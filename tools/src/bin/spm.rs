@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use runtime::{Model, Session, SessionOptions, Special, Tokenizer};
 use serde_json::json;
 use tools::bench::{self, BenchArgs};
@@ -15,6 +15,7 @@ use tools::cli::{RunArgs, text_argument};
 use tools::compare::{self, CompareArgs};
 use tools::eval::{self, EvalArgs};
 use tools::exact::{self, ExactArgs};
+use tools::new_file::refuse_existing;
 use tools::notes::Notes;
 use tools::open::{AnyModel, open_vocabulary};
 use tools::overlap::{self, OverlapArgs};
@@ -61,6 +62,7 @@ enum Command {
     /// of B to A, of models of one vocabulary that A can write all of. Prompts are continued by the most likely tokens.
     Compare(CompareArgs),
     /// Measure how many programming problems a model solves, by running what it writes
+    ///
     /// Reads HumanEval, MBPP and HumanEval-X as published, and follows their protocols. Programs run without network,
     /// with limits, and see nothing of this machine but compilers and libraries. pass@k: the unbiased estimate
     /// 1 - C(n-c,k)/C(n,k), mean over the items; the interval is Wilson's over items. Programs that this machine has no
@@ -135,7 +137,12 @@ fn main() -> ExitCode {
     if let Some(written) = tools::docs::written::<Cli>() {
         return written;
     }
-    let cli = Cli::parse();
+    // So that -1 is told to be no number of tokens, and not to be no argument.
+    let command = Cli::command().mut_subcommands(|c| c.allow_negative_numbers(true));
+    let cli = match Cli::from_arg_matches(&command.get_matches()) {
+        Ok(cli) => cli,
+        Err(e) => e.exit(),
+    };
     tools::run("spm", || match &cli.command {
         Command::Inspect { model, json } => inspect_model(model, *json),
         Command::Verify { model } => verify(model),
@@ -206,18 +213,19 @@ fn logits(path: &Path, tokens: &[u32], json: bool, run: &RunArgs) -> Result<(), 
     let model = Arc::new(Model::load(file.checkpoint(), &run.engine())?);
     let options = SessionOptions { context: tokens.len(), ..SessionOptions::default() };
     let mut session = Session::new(&model, &options)?;
-    let logits = session.feed(tokens)?;
+    let logits = session.feed(tokens).map_err(|e| tools::cli::name_file(e.into(), path))?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     if json {
         serde_json::to_writer(&mut out, logits).map_err(std::io::Error::from)?;
         writeln!(out)?;
         return Ok(out.flush()?);
     }
+    let tokenizer = file.checkpoint().vocabulary().and_then(|v| Tokenizer::new(v).ok());
     let mut order: Vec<usize> = (0..logits.len()).collect();
     order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
     for &id in order.iter().take(10) {
-        let token = file.checkpoint().vocabulary().and_then(|v| v.tokens.get(id));
-        writeln!(out, "{id:>8}  {:>10.4}  {:?}", logits[id], token.map_or("", String::as_str))?;
+        let token = tokenizer.as_ref().map_or(&[][..], |tokenizer| tokenizer.token_bytes(id as u32));
+        writeln!(out, "{id:>8}  {:>10.4}  {:?}", logits[id], String::from_utf8_lossy(token))?;
     }
     Ok(out.flush()?)
 }
@@ -244,6 +252,7 @@ fn dump_tensor(path: &Path, tensor: &str, output: &Path) -> Result<(), Failure> 
     let info = checkpoint
         .tensor(tensor)
         .ok_or_else(|| Failure::Usage(format!("{}: no tensor `{tensor}`; `spm inspect` lists them", path.display())))?;
+    refuse_existing(output)?;
     let refused = |e: std::io::Error| Failure::Runtime(format!("{}: cannot write: {e}", output.display()));
     // Creates or fails: what exists is left alone, the model itself above all.
     let file = File::options().write(true).create_new(true).open(output).map_err(refused)?;

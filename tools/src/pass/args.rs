@@ -66,7 +66,7 @@ pub struct PassArgs {
     #[arg(long, value_name = "S", default_value_t = 10.0, value_parser = seconds)]
     pub timeout: f64,
     /// Memory for a program
-    #[arg(long, value_name = "SIZE", default_value = "2GB")]
+    #[arg(long, value_name = "SIZE", default_value = "2GB", value_parser = enough_memory)]
     pub program_memory: ByteSize,
     /// Run programs though they cannot be kept from this machine's files and network
     #[arg(long)]
@@ -104,6 +104,15 @@ impl KindChoice {
             KindChoice::Mbpp => Some(Kind::Mbpp),
             KindChoice::HumanevalX => Some(Kind::HumanevalX),
         }
+    }
+}
+
+/// What no compiler and no interpreter starts with would be no fault of the model's.
+fn enough_memory(text: &str) -> Result<ByteSize, String> {
+    let least = ByteSize(64 << 20);
+    match text.parse::<ByteSize>()? {
+        size if size.0 >= least.0 => Ok(size),
+        _ => Err("expected 64MiB or more: compilers and interpreters take as much".to_owned()),
     }
 }
 

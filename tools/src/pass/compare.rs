@@ -67,7 +67,7 @@ pub fn run(a: &Path, b: &Path, as_json: bool, out: &mut impl Write) -> Result<()
         return Err(Failure::Usage(message));
     }
     match as_json {
-        true => writeln!(out, "{:#}", to_json(&paired))?,
+        true => writeln!(out, "{:#}", to_json(&paired, &header_a, &header_b))?,
         false => print(&paired, &header_a, &header_b, out)?,
     }
     Ok(())
@@ -86,9 +86,14 @@ fn refuse_other_items(a: &Path, header_a: &Header, b: &Path, header_b: &Header) 
     Ok(())
 }
 
-fn to_json(paired: &Paired) -> Value {
+fn to_json(paired: &Paired, a: &Header, b: &Header) -> Value {
     let n = paired.items() as f64;
+    let side =
+        |header: &Header, passed: usize| json!({"model": model(header), "passed": passed, "pass": passed as f64 / n});
+    let other = |(key, a, b): (&str, &Value, Option<&Value>)| (key.to_owned(), json!({"a": a, "b": b}));
     json!({
+        "a": side(a, paired.both + paired.only_a.len()),
+        "b": side(b, paired.both + paired.only_b.len()),
         "items": paired.items(),
         "left_out": paired.left_out,
         "both": paired.both,
@@ -98,21 +103,28 @@ fn to_json(paired: &Paired) -> Value {
         "pass_a": (paired.both + paired.only_a.len()) as f64 / n,
         "pass_b": (paired.both + paired.only_b.len()) as f64 / n,
         "mcnemar_p": paired.p_value(),
+        "other_settings": other_settings(a, b).map(other).collect::<serde_json::Map<_, _>>(),
     })
 }
 
+fn model(header: &Header) -> &str {
+    header.settings.get("model").and_then(Value::as_str).unwrap_or("?")
+}
+
+/// In what else than the model both runs differ.
+fn other_settings<'a>(a: &'a Header, b: &'a Header) -> impl Iterator<Item = (&'a str, &'a Value, Option<&'a Value>)> {
+    let all = a.settings.iter().map(|(key, value)| (key.as_str(), value, b.settings.get(key)));
+    all.filter(|(key, value, other)| !key.starts_with("model") && *other != Some(value))
+}
+
 fn print(paired: &Paired, a: &Header, b: &Header, out: &mut impl Write) -> std::io::Result<()> {
-    let name = |header: &Header| header.settings.get("model").and_then(Value::as_str).unwrap_or("?").to_owned();
     let (only_a, only_b, n) = (paired.only_a.len(), paired.only_b.len(), paired.items());
     for (letter, header, passed) in [("A", a, paired.both + only_a), ("B", b, paired.both + only_b)] {
-        writeln!(out, "{letter}  {passed:>4} of {n}, {:.4}  {}", passed as f64 / n as f64, name(header))?;
+        writeln!(out, "{letter}  {passed:>4} of {n}, {:.4}  {}", passed as f64 / n as f64, model(header))?;
     }
-    for (key, value) in &a.settings {
-        let other = b.settings.get(key);
-        if !key.starts_with("model") && other != Some(value) {
-            let other = other.map_or("none".to_owned(), Value::to_string);
-            writeln!(out, "note: {key} is {value} for A, {other} for B")?;
-        }
+    for (key, value, other) in other_settings(a, b) {
+        let other = other.map_or("none".to_owned(), Value::to_string);
+        writeln!(out, "note: {key} is {value} for A, {other} for B")?;
     }
     writeln!(out)?;
     writeln!(out, "            B passed  B failed")?;

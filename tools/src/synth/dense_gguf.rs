@@ -1,33 +1,43 @@
 //! The dense model as a GGUF file, for llama.cpp to be measured with.
 
 use std::fs::{self, File};
-use std::io::BufWriter;
+use std::io::{BufWriter, Read};
 use std::ops::Range;
 use std::path::Path;
 
 use gguf::{GgmlType, GgufStream, GgufWriter, TensorPlan, quantize};
 use pruner::ValueType;
 use spm::Vocabulary;
+use spm::claim::unfinished;
 use spm::synthetic::padded_vocabulary;
 
 use crate::failure::Failure;
+use crate::new_file::refuse_existing;
 
 use super::SynthArgs;
 use super::shapes::Shape;
 use super::weights::Weights;
 
-/// Writes the file, its matrices as `kind`; returns its length. What exists under that name is left alone.
+/// Writes the file, its matrices as `kind`; returns its length. What exists under that name is left alone, but for another
+/// GGUF where that is asked for.
 pub(super) fn write(args: &SynthArgs, shape: &Shape, kind: GgmlType, weights: &Weights) -> Result<u64, Failure> {
     let path = &args.output;
-    let refused = |e: std::io::Error| Failure::Runtime(format!("{}: cannot write: {e}", path.display()));
-    let file = File::options().write(true).create_new(true).open(path).map_err(refused)?;
-    let written = write_to(file, args, shape, kind, weights);
-    if written.is_err() {
-        // Half a model is of no use, and would be in the way of the next try.
-        let _ = fs::remove_file(path);
+    let failed = |e: std::io::Error| Failure::Runtime(format!("{}: {e}", path.display()));
+    let replaces = args.force && is_gguf(path);
+    if !replaces {
+        refuse_existing(path)?;
     }
-    written.map_err(|e| Failure::Runtime(format!("{}: {e}", path.display())))?;
+    // It gets its name when it is whole: half a model is of no use, and would be in the way of the next try.
+    let file = unfinished(path)?;
+    write_to(file.as_file().try_clone().map_err(failed)?, args, shape, kind, weights).map_err(failed)?;
+    let named = if replaces { file.persist(path) } else { file.persist_noclobber(path) };
+    named.map_err(|e| failed(e.error))?;
     length(path)
+}
+
+fn is_gguf(path: &Path) -> bool {
+    let mut start = [0; 4];
+    File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == *b"GGUF"
 }
 
 fn write_to(file: File, args: &SynthArgs, shape: &Shape, kind: GgmlType, weights: &Weights) -> std::io::Result<()> {
