@@ -147,7 +147,10 @@ pub fn on_text(
     found.map_err(|fault| match fault {
         Fault::Interrupted => Failure::Interrupted,
         Fault::Model(Some(i), error) => cli::name_file(error.into(), &loaded.paths[i]),
-        Fault::Model(None, error) => error.into(),
+        Fault::Model(None, error) => match error.into() {
+            Failure::BadFile(message) => Failure::BadFile(format!("the reference: {message}")),
+            other => other,
+        },
     })
 }
 

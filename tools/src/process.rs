@@ -167,7 +167,8 @@ pub fn interrupt_flag() -> Result<Arc<AtomicBool>, Failure> {
         if seen.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }
-        let _ = writeln!(Notes, "stopping at the next step; again ends at once");
+        // Not here: a pipe that nobody empties must not keep the next one waiting.
+        std::thread::spawn(|| writeln!(Notes, "stopping at the next step; again ends at once"));
     };
     ctrlc::set_handler(handler).map_err(|e| Failure::Runtime(format!("cannot watch for Ctrl-C: {e}")))?;
     Ok(flag)

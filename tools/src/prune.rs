@@ -111,7 +111,8 @@ fn prune(
     let started = Instant::now();
     let sensitivity = args.profile.sensitivity_file(&args.output, &source_sha256);
     let mut measuring = Shown::new("measuring", interrupted);
-    options.allocation = profile.allocate(source, &options, windows, Some(&sensitivity), &mut |p| measuring.show(p))?;
+    let allocated = profile.allocate(source, &options, windows, Some(&sensitivity), &mut |p| measuring.show(p));
+    options.allocation = allocated.map_err(|e| name_file(e.into(), &args.source))?;
     measuring.finish();
     let known = statistics.known();
     let fingerprint = Fingerprint::new(source, &source_sha256, &options, known);
@@ -168,11 +169,13 @@ impl PruneArgs {
         if self.dry_run || !is_needed || !self.calibration.asks_for_own_text() {
             return Ok(Cow::Borrowed(self));
         }
+        let source = file.checkpoint();
+        // Before hours of writing.
+        pruner::check_windows(source.config(), self.calibration.size())?;
         if !self.force {
             // Known only later otherwise, when the text is written.
             refuse_existing(&self.output)?;
         }
-        let source = file.checkpoint();
         let tokenizer = tokenizer_of(source, &self.source)?;
         let identity = fingerprint::of_files(&file.files(&self.source))?;
         let mut author = Author::new(source, &tokenizer, &identity, options.threads, interrupted);

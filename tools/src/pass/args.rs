@@ -65,7 +65,7 @@ pub struct PassArgs {
     /// Seconds for the tests of a program
     #[arg(long, value_name = "S", default_value_t = 10.0, value_parser = seconds)]
     pub timeout: f64,
-    /// Memory for a program
+    /// Memory for a program, 64MiB or more
     #[arg(long, value_name = "SIZE", default_value = "2GB", value_parser = enough_memory)]
     pub program_memory: ByteSize,
     /// Run programs though they cannot be kept from this machine's files and network

@@ -90,7 +90,7 @@ fn to_json(paired: &Paired, a: &Header, b: &Header) -> Value {
     let n = paired.items() as f64;
     let side =
         |header: &Header, passed: usize| json!({"model": model(header), "passed": passed, "pass": passed as f64 / n});
-    let other = |(key, a, b): (&str, &Value, Option<&Value>)| (key.to_owned(), json!({"a": a, "b": b}));
+    let other = |(key, a, b): Setting| (key.to_owned(), json!({"a": a, "b": b}));
     json!({
         "a": side(a, paired.both + paired.only_a.len()),
         "b": side(b, paired.both + paired.only_b.len()),
@@ -111,10 +111,14 @@ fn model(header: &Header) -> &str {
     header.settings.get("model").and_then(Value::as_str).unwrap_or("?")
 }
 
+/// What it is called, and what it is for A and for B, if anything.
+type Setting<'a> = (&'a str, Option<&'a Value>, Option<&'a Value>);
+
 /// In what else than the model both runs differ.
-fn other_settings<'a>(a: &'a Header, b: &'a Header) -> impl Iterator<Item = (&'a str, &'a Value, Option<&'a Value>)> {
-    let all = a.settings.iter().map(|(key, value)| (key.as_str(), value, b.settings.get(key)));
-    all.filter(|(key, value, other)| !key.starts_with("model") && *other != Some(value))
+fn other_settings<'a>(a: &'a Header, b: &'a Header) -> impl Iterator<Item = Setting<'a>> {
+    let only_b = b.settings.keys().filter(|key| !a.settings.contains_key(*key));
+    let all = a.settings.keys().chain(only_b).map(|key| (key.as_str(), a.settings.get(key), b.settings.get(key)));
+    all.filter(|(key, a, b)| !key.starts_with("model") && a != b)
 }
 
 fn print(paired: &Paired, a: &Header, b: &Header, out: &mut impl Write) -> std::io::Result<()> {
@@ -122,9 +126,9 @@ fn print(paired: &Paired, a: &Header, b: &Header, out: &mut impl Write) -> std::
     for (letter, header, passed) in [("A", a, paired.both + only_a), ("B", b, paired.both + only_b)] {
         writeln!(out, "{letter}  {passed:>4} of {n}, {:.4}  {}", passed as f64 / n as f64, model(header))?;
     }
-    for (key, value, other) in other_settings(a, b) {
-        let other = other.map_or("none".to_owned(), Value::to_string);
-        writeln!(out, "note: {key} is {value} for A, {other} for B")?;
+    for (key, a, b) in other_settings(a, b) {
+        let [a, b] = [a, b].map(|value| value.map_or("none".to_owned(), Value::to_string));
+        writeln!(out, "note: {key} is {a} for A, {b} for B")?;
     }
     writeln!(out)?;
     writeln!(out, "            B passed  B failed")?;

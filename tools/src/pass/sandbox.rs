@@ -11,6 +11,8 @@
 //! arguments; the job comes on standard input, which then stays open: its end means that nobody waits any more.
 
 #[cfg(target_os = "linux")]
+mod calls;
+#[cfg(target_os = "linux")]
 mod namespaces;
 #[cfg(target_os = "linux")]
 mod program;

@@ -26,10 +26,11 @@ impl Toolchain {
         // Shims in PATH (pyenv, nvm, sdkman) are scripts that need more than the tool itself: they are asked what they run.
         match language {
             Language::Python => {
-                let asked = "import sys; print(sys.executable, sys.base_prefix, sys.version.split()[0], sep='\\n')";
+                let asked = "import sys, sysconfig; print(sys.executable, sys.version.split()[0], sys.base_prefix, \
+                             sysconfig.get_path('stdlib'), sysconfig.get_path('platstdlib'), sep='\\n')";
                 let said = ask(&tool("python3")?, &["-I", "-c", asked])?;
-                let [program, prefix, version] = lines(&said).ok_or(format!("`python3` said {said:?}"))?;
-                Ok(Self::new(vec![program], format!("Python {version}"), Some(PathBuf::from(prefix))))
+                let [program, version, own @ ..] = lines::<5>(&said).ok_or(format!("`python3` said {said:?}"))?;
+                Ok(Self::new(vec![program], format!("Python {version}"), &own.map(PathBuf::from)))
             }
             Language::Java => {
                 let (javac, java) = (tool("javac")?, tool("java")?);
@@ -41,27 +42,29 @@ impl Toolchain {
                     _ => other,
                 };
                 let programs = [own("javac", javac), own("java", java)];
-                Ok(Self::new(programs.map(|p| p.to_string_lossy().into_owned()).into(), version, home))
+                let programs = programs.map(|p| p.to_string_lossy().into_owned()).into();
+                Ok(Self::new(programs, version, home.as_slice()))
             }
             Language::Cpp => {
                 let program = tool("g++")?;
                 let said = ask(&program, &["--version"])?;
                 let version = said.lines().next().unwrap_or_default().to_owned();
-                Ok(Self::new(vec![program.to_string_lossy().into_owned()], version, None))
+                Ok(Self::new(vec![program.to_string_lossy().into_owned()], version, &[]))
             }
             Language::Javascript => {
                 let said = ask(&tool("node")?, &["-p", "process.execPath + '\\n' + process.version"])?;
                 let [program, version] = lines(&said).ok_or(format!("`node` said {said:?}"))?;
-                Ok(Self::new(vec![program], format!("node {version}"), None))
+                Ok(Self::new(vec![program], format!("node {version}"), &[]))
             }
         }
     }
 
-    fn new(programs: Vec<String>, version: String, prefix: Option<PathBuf>) -> Self {
+    /// With the folders that it says are its `own`, but for those that people live in.
+    fn new(programs: Vec<String>, version: String, own: &[PathBuf]) -> Self {
         let homes = Homes::of_this_machine();
-        let prefix = prefix.filter(|prefix| !homes.are_in(prefix));
         let folders = programs.iter().flat_map(|p| folders_of(Path::new(p), &homes));
-        let folders: HashSet<PathBuf> = folders.chain(prefix).collect();
+        let own = own.iter().filter(|folder| !homes.are_in(folder)).cloned();
+        let folders: HashSet<PathBuf> = folders.chain(own).collect();
         let mut folders: Vec<PathBuf> = folders.into_iter().collect();
         // Those that hold others first.
         folders.sort();
@@ -174,8 +177,12 @@ impl Homes {
         Homes(named.flat_map(|home| [home.canonicalize().ok(), Some(home)]).flatten().collect())
     }
 
-    /// Whether `folder` is one, or holds one, or is where a home's programs lie beside its keys.
+    /// Whether `folder` is one, or holds one, or is where a home's programs lie beside its keys, by this or another name.
     fn are_in(&self, folder: &Path) -> bool {
+        self.are_named(folder) || folder.canonicalize().is_ok_and(|real| self.are_named(&real))
+    }
+
+    fn are_named(&self, folder: &Path) -> bool {
         let parents = ["/home", "/var/home"].map(Path::new);
         let is_home = folder.parent().is_some_and(|above| parents.contains(&above));
         let inside = folder.parent().filter(|_| folder.ends_with(".local"));

@@ -8,8 +8,8 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use serde::{Deserialize, Serialize};
 
-use super::Limits;
 use super::namespaces::{map_user, refused};
+use super::{Limits, calls};
 use crate::failure::Failure;
 
 /// Any user but root: becoming a program then ends all privileges in the namespaces.
@@ -44,7 +44,8 @@ fn prepare(settings: &Settings) -> Result<(), String> {
         // Namespaces of the program's own would not free it, but it needs none. Old systems do not know this limit.
         let _ = fs::write("/proc/sys/user/max_user_namespaces", "0");
     }
-    set_limits(settings)
+    set_limits(settings)?;
+    calls::refuse()
 }
 
 #[allow(clippy::useless_conversion)] // Limits are narrower on 32-bit systems.

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 
 use nix::unistd::{Pid, getpid};
 
@@ -21,36 +20,18 @@ pub(super) fn descendants() -> Vec<Pid> {
     found.into_iter().map(Pid::from_raw).collect()
 }
 
-/// Bytes of memory that only `processes` have, swapped ones too: pages of files can be dropped. Files in memory count
-/// whether or not they are mapped, and so do the segments of System V that nobody is attached to.
+/// Bytes of memory that only `processes` have, swapped ones too: pages of files can be dropped. Memory that has no process
+/// is not to be had, see `calls`.
 pub(super) fn memory(processes: &[Pid]) -> u64 {
-    let statuses = processes.iter().filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/status")).ok());
-    let (own, shared) = statuses.map(|s| own(&s)).fold((0, 0), |(a, b), (own, shared)| (a + own, b + shared));
-    own + shared.max(files_in_memory(processes)) + detached_segments()
+    processes.iter().map(|pid| memory_of(*pid)).sum()
 }
 
-/// Bytes of all files that have no place in any folder (`memfd`), each once.
-fn files_in_memory(processes: &[Pid]) -> u64 {
-    let open = processes.iter().flat_map(|pid| fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten());
-    let unnamed = open.filter(|e| fs::read_link(e.path()).is_ok_and(|to| to.to_string_lossy().starts_with("/memfd:")));
-    let files =
-        unnamed.filter_map(|entry| fs::metadata(entry.path()).ok()).map(|m| ((m.dev(), m.ino()), m.blocks() * 512));
-    files.collect::<HashMap<_, _>>().into_values().sum()
-}
-
-/// Of this namespace; those with processes attached are among what these share.
-fn detached_segments() -> u64 {
-    let table = fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
-    table.lines().filter_map(detached_bytes).sum()
-}
-
-/// `key shmid perms size cpid lpid nattch uid gid cuid cgid atime dtime ctime rss swap`
-fn detached_bytes(line: &str) -> Option<u64> {
-    let fields: Vec<u64> = line.split_whitespace().skip(3).map(|f| f.parse().ok()).collect::<Option<_>>()?;
-    match fields[..] {
-        [_, _, _, 0, _, _, _, _, _, _, _, rss, swap] => Some(rss + swap),
-        _ => None,
-    }
+/// The first thread may have ended, and know no memory any more, while others go on.
+fn memory_of(pid: Pid) -> u64 {
+    let status = |path: &str| fs::read_to_string(path).ok().as_deref().and_then(own);
+    let threads = || fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let of_threads = || threads().filter_map(|t| status(t.path().join("status").to_str()?)).max();
+    status(&format!("/proc/{pid}/status")).or_else(of_threads).unwrap_or(0)
 }
 
 /// Threads of all processes of this user, which the system's limit counts.
@@ -62,10 +43,9 @@ pub(super) fn threads_of_user() -> u64 {
     own.filter_map(|s| field(&s, "Threads:")?.parse::<u64>().ok()).sum()
 }
 
-/// What a process has for itself, and what it may share.
-fn own(status: &str) -> (u64, u64) {
-    let bytes = |key| field(status, key).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) << 10;
-    (bytes("RssAnon:") + bytes("VmSwap:"), bytes("RssShmem:"))
+fn own(status: &str) -> Option<u64> {
+    let bytes = |key| Some(field(status, key)?.parse::<u64>().ok()? << 10);
+    Some(bytes("RssAnon:")? + bytes("RssShmem:")? + bytes("VmSwap:")?)
 }
 
 fn field<'a>(status: &'a str, key: &str) -> Option<&'a str> {
@@ -96,11 +76,10 @@ mod tests {
     }
 
     #[test]
-    fn segments_nobody_is_attached_to_count() {
-        let line = "  0  7  1600  1073741824  9  9  0  0  0  0  0  1 2 3  1073741824  4096";
-        assert_eq!(detached_bytes(line), Some((1 << 30) + 4096));
-        assert_eq!(detached_bytes(&line.replace("9  9  0 ", "9  9  1 ")), None);
-        assert_eq!(detached_bytes("key shmid perms size cpid"), None);
+    fn memory_is_what_is_not_a_file_s() {
+        let status = "Name:\tx\nVmSwap:\t 1 kB\nRssAnon:\t 20 kB\nRssFile:\t 300 kB\nRssShmem:\t 4000 kB\n";
+        assert_eq!(own(status), Some(4021 << 10));
+        assert_eq!(own("Name:\tx\nState:\tZ (zombie)\n"), None);
     }
 
     #[test]
