@@ -57,7 +57,7 @@ pub use journal::{Earlier, Fingerprint, Journal, JournalOptions};
 pub use method::Method;
 pub use options::{PruneOptions, RoundingKind};
 pub use pattern::{Group, Pattern};
-pub use plan::{Plan, estimate_time, plan, plan_within};
+pub use plan::{Plan, check_windows, estimate_time, plan, plan_within};
 pub use profile::{Budget, Profile, SensitivityFile};
 pub use progress::Progress;
 pub use report::{JudgedBy, Report, TensorReport, Warning};

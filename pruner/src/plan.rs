@@ -64,7 +64,7 @@ pub fn plan(source: &dyn Checkpoint, options: &PruneOptions, nsamples: usize, se
     let observing = options.needs_calibration();
     // With an imatrix there are none.
     if observing && (nsamples, seqlen) != (0, 0) {
-        check_windows(config, nsamples, seqlen)?;
+        check_windows(config, (nsamples, seqlen))?;
     }
     let (nsamples, seqlen) = if observing { (nsamples, seqlen) } else { (0, 0) };
     let sizes = sizes(config, options)?;
@@ -112,7 +112,7 @@ pub fn plan_within(
 }
 
 /// Refuses windows that are longer than what the model reads, or too many.
-fn check_windows(c: &Config, nsamples: usize, seqlen: usize) -> Result<(), Error> {
+pub fn check_windows(c: &Config, (nsamples, seqlen): (usize, usize)) -> Result<(), Error> {
     calibration::check_size(nsamples, seqlen)?;
     match seqlen > c.context_len {
         true => {

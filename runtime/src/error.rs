@@ -60,7 +60,7 @@ pub enum Error {
     },
     /// A model that computes what is no number.
     #[error(
-        "the model's logits are not finite: a weight is damaged, or too large for the computation; check its file, or fetch it again"
+        "the model's logits are not finite: a weight or a restored state is damaged, or too large for the computation; check the model's file, or fetch it again"
     )]
     NotFinite,
     /// More tokens than the session has room for.

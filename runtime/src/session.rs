@@ -135,7 +135,8 @@ impl Session {
     }
 
     /// Feeds `tokens` and returns the logits after the last of them (`vocab_size`; empty input: as before). Of tokens
-    /// that the model has no row of the head for, they are negative infinity.
+    /// that the model has no row of the head for, they are negative infinity. Where they are no numbers
+    /// ([`Error::NotFinite`]), all tokens are forgotten.
     pub fn feed(&mut self, tokens: &[u32]) -> Result<&[f32], Error> {
         self.check_room(tokens)?;
         let batches = tokens.chunks(self.batch);
@@ -146,7 +147,11 @@ impl Session {
                 let mut logits = std::mem::take(&mut self.logits);
                 let done = self.run_head(batch.len() - 1, &mut logits);
                 self.logits = logits;
-                done?;
+                if let Err(error) = done {
+                    self.truncate(0);
+                    self.logits.fill(0.0);
+                    return Err(error);
+                }
             }
         }
         Ok(&self.logits)

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -110,7 +110,13 @@ impl Documents {
     fn add_found(&mut self, path: &Path, places: &mut Vec<Place>) -> Result<(), Error> {
         let io = |action| move |source| Error::Io { action, path: path.to_owned(), source };
         if is_jsonl(path) {
-            return self.add_lines(path, places).map_err(io("read"));
+            return match self.add_lines(path, places) {
+                Err(e) if is_not_for_us(&e) => {
+                    self.skipped.unreadable += 1;
+                    Ok(())
+                }
+                done => done.map_err(io("read")),
+            };
         }
         let meta = std::fs::metadata(path).map_err(io("open"))?;
         if meta.len() > MAX_DOCUMENT {
@@ -176,7 +182,7 @@ impl Documents {
     pub(super) fn read(&mut self, place: &Place) -> Result<Option<Document>, Error> {
         let bytes = match (place.bytes(), &place.kind) {
             (Ok(bytes), _) => bytes,
-            (Err(_), Kind::Found) => {
+            (Err(e), Kind::Found) if is_not_for_us(&e) => {
                 self.skipped.unreadable += 1;
                 return Ok(None);
             }
@@ -228,6 +234,11 @@ impl Place {
         file.take(len).read_to_end(&mut bytes)?;
         Ok(bytes)
     }
+}
+
+/// Another's file, or one that went meanwhile: no reason to give up all others of a folder. Any other fault is.
+fn is_not_for_us(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::NotFound)
 }
 
 fn text_of(bytes: Vec<u8>) -> Option<String> {
