@@ -4,6 +4,7 @@ mod args;
 mod facts;
 mod head;
 mod said;
+mod source;
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -13,7 +14,7 @@ use std::time::Instant;
 
 use pruner::method::Needs;
 use pruner::{Earlier, Fingerprint, Journal, Plan, PruneOptions, TokenCounts, shortlist};
-use spm::{Checkpoint, SparseModel, SpmWriter, WriterOptions};
+use spm::{SparseModel, SpmWriter, WriterOptions};
 
 use crate::calibration::{Statistics, tokenizer_of};
 use crate::cli::name_file;
@@ -29,6 +30,7 @@ use crate::report::ReportFiles;
 use facts::Cost;
 use head::print_shortlist;
 use said::{print_plan, print_result, say_how_to_go_on, say_what_is_resumed};
+use source::refuse_pruned;
 
 pub use args::PruneArgs;
 
@@ -59,26 +61,6 @@ pub fn run(args: &PruneArgs) -> Result<(), Failure> {
         return print_shortlist(&config, &options, counts.as_ref());
     }
     prune(args, &file, options, counts, &plan, &memory_watch, &interrupted)
-}
-
-/// What was pruned once has lost what would tell what to prune.
-fn refuse_pruned(source: &dyn Checkpoint, path: &Path) -> Result<(), Failure> {
-    let (mut kept, mut all) = (0, 0);
-    for t in source.tensors().iter().filter(|t| t.name.starts_with("blk.") && t.rows > 1) {
-        (kept, all) = (kept + t.kept, all + (t.rows * t.cols) as u64);
-    }
-    let advice = "give sparse-prune the dense model that it was made from";
-    match &source.config().shortlist {
-        _ if kept < all => {
-            let share = 100.0 * (1.0 - kept as f64 / all as f64);
-            Err(Failure::Usage(format!("{}: {share:.1} % of its weights are pruned already; {advice}", path.display())))
-        }
-        Some(list) => {
-            let (rows, tokens) = (list.len(), source.config().vocab_size);
-            Err(Failure::Usage(format!("{}: its head has {rows} of {tokens} rows already; {advice}", path.display())))
-        }
-        None => Ok(()),
-    }
 }
 
 /// Prunes to a file, by way of a journal that is kept until the file has its name.
@@ -126,15 +108,7 @@ fn prune(
     pruning.finish();
     let mut report = match done {
         Ok(report) => report,
-        // The same file gives the same numbers again.
-        Err(e @ (pruner::Error::NotFinite { .. } | pruner::Error::Statistics { .. })) => {
-            journal.remove()?;
-            return Err(name_file(e.into(), &args.source));
-        }
-        Err(e) => {
-            say_how_to_go_on(&journal);
-            return Err(e.into());
-        }
+        Err(error) => return Err(given_up(error, journal, &args.source)?),
     };
     report.warnings.extend(statistics.warnings());
     let provenance = args.provenance(source_sha256, &options, &report, &statistics, counts.as_ref());
@@ -153,6 +127,16 @@ fn prune(
     // Last of all: until it is gone a run that was killed is known to be finished.
     journal.remove()?;
     said
+}
+
+/// Why pruning ended before its end, once it is said what can be gone on with.
+fn given_up(error: pruner::Error, journal: Journal, source: &Path) -> Result<Failure, pruner::Error> {
+    match error {
+        // The same file gives the same numbers again.
+        pruner::Error::NotFinite { .. } | pruner::Error::Statistics { .. } => journal.remove()?,
+        _ => say_how_to_go_on(&journal),
+    }
+    Ok(name_file(error.into(), source))
 }
 
 impl PruneArgs {
