@@ -74,7 +74,7 @@ pub fn run(args: &ChoiceArgs, out: &mut impl Write) -> Result<(), Failure> {
     let style = settle(args, &items)?;
     let ready = Ready::load(&args.model, &args.run)?;
     let splitter = ready.splitter().map_err(|failure| name_file(failure, &args.model))?;
-    let mut scorer = Scorer::new(&ready, splitter.as_ref(), &items, style)?;
+    let mut scorer = Scorer::new(&ready, splitter.as_ref(), (&args.items, &items), style)?;
     let bar = counting_bar(items.len(), "questions");
     let mut found = Found::default();
     for item in &items {

@@ -24,11 +24,26 @@ pub struct Line<T> {
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<Line<T>>, Failure> {
     let text = read_text(path, MAX_BYTES)?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let parse = |(i, line): (usize, &str)| match serde_json::from_str(line) {
+    let parse = |(i, line): (usize, &str)| match parse(line) {
         Ok(value) => Ok(Line { number: i + 1, value }),
-        Err(e) => Err(bad(path, i + 1, &format!("{e}; a line must be one JSON object"))),
+        Err(problem) => Err(bad(path, i + 1, &problem)),
     };
     lines.map(parse).collect()
+}
+
+fn parse<T: DeserializeOwned>(line: &str) -> Result<T, String> {
+    let mut json = serde_json::Deserializer::from_str(line);
+    let found = serde_path_to_error::deserialize(&mut json).map_err(|e| {
+        let (field, problem) = (e.path().to_string(), e.inner().to_string());
+        // Where it is in the line; what the line is, is known.
+        let problem = problem.rsplit_once(" at line ").map_or(&problem[..], |(problem, _)| problem);
+        match e.inner().is_data() && field != "." {
+            true => format!("`{field}`: {}", problem.replace("usize", "a whole number")),
+            false => format!("{problem}; a line must be one JSON object"),
+        }
+    })?;
+    json.end().map_err(|_| "more than one JSON object; give each a line of its own".to_owned())?;
+    Ok(found)
 }
 
 /// An error in line `number` of `path`.
@@ -86,7 +101,18 @@ mod tests {
 
     #[test]
     fn errors_name_the_line() {
-        assert!(read_bytes(b"{}\n{\"a\":").unwrap_err().contains("line 2: "));
+        assert!(
+            read_bytes(b"{}\n{\"a\":")
+                .unwrap_err()
+                .ends_with("line 2: EOF while parsing a value; a line must be one JSON object")
+        );
+        assert!(
+            read_bytes(b"{}{}")
+                .unwrap_err()
+                .ends_with("line 1: more than one JSON object; give each a line of its own")
+        );
+        let field = parse::<std::collections::BTreeMap<String, usize>>("{\"a\": \"0\"}").unwrap_err();
+        assert_eq!(field, "`a`: invalid type: string \"0\", expected a whole number");
         assert!(read_bytes(b"{}\n\xff\xfe").unwrap_err().contains("byte 3: not UTF-8"));
         assert!(read_bytes(&[0x1f, 0x8b, 8, 0]).unwrap_err().contains("cannot read"));
     }

@@ -59,7 +59,7 @@ mod tests {
             (r#"{"question": "q", "choices": ["a", "b"], "answer": 2}"#, "line 2: answer 2 of 2 choices"),
             (r#"{"question": "q", "choices": ["a"], "answer": 0}"#, "line 2: 1 choices"),
             (r#"{"question": "q", "choices": ["a", " "], "answer": 0}"#, "line 2: an empty choice"),
-            (r#"{"question": "q", "choices": ["a", "b"], "answer": -1}"#, "line 2: invalid value"),
+            (r#"{"question": "q", "choices": ["a", "b"], "answer": -1}"#, "line 2: `answer`: invalid value"),
             (r#"{"question": "q", "choices": ["a", "b"]}"#, "line 2: missing field `answer`"),
         ] {
             std::fs::write(file.path(), format!("{good}\n{line}\n")).unwrap();

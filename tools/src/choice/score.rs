@@ -1,5 +1,7 @@
 //! Log-likelihoods of answers.
 
+use std::path::Path;
+
 use runtime::likelihood::log_sum_exp;
 use runtime::{Session, SessionOptions, Splitter};
 
@@ -7,7 +9,7 @@ use super::Style;
 use super::items::Item;
 use crate::cli::Ready;
 use crate::failure::Failure;
-use crate::process;
+use crate::{jsonl, process};
 
 /// Of one answer.
 #[derive(Clone, Copy, Debug)]
@@ -34,11 +36,11 @@ struct Sequence {
 }
 
 impl<'a> Scorer<'a> {
-    /// With room for the longest of `items`.
+    /// With room for the longest of the items of the file at `path`.
     pub(super) fn new(
         ready: &'a Ready,
         splitter: Option<&'a Splitter>,
-        items: &[Item],
+        (path, items): (&Path, &[Item]),
         style: Style,
     ) -> Result<Self, Failure> {
         let own = ready.model.config().context_len;
@@ -47,8 +49,8 @@ impl<'a> Scorer<'a> {
             let sequences = sequences(ready, splitter, item, style)?;
             let len = sequences.iter().map(|s| s.tokens.len()).max().unwrap_or(0);
             if len > own {
-                let message = format!("line {}: {len} tokens, the model reads {own}; leave the item out", item.line);
-                return Err(Failure::Usage(message));
+                let problem = format!("{len} tokens, the model reads {own}; leave the item out");
+                return Err(jsonl::bad(path, item.line, &problem));
             }
             longest = longest.max(len);
         }
@@ -163,7 +165,8 @@ mod tests {
             let ready = ready(window);
             let choices = ["b".to_owned(), "a longer one ".repeat(20), "c d".to_owned()];
             let item = Item { question: "a b c".into(), choices: choices.into(), answer: 0, line: 1 };
-            let mut scorer = Scorer::new(&ready, None, std::slice::from_ref(&item), Style::Continuation).unwrap();
+            let mut scorer =
+                Scorer::new(&ready, None, (Path::new(""), std::slice::from_ref(&item)), Style::Continuation).unwrap();
             let scores = scorer.score(&item).unwrap();
             for (choice, score) in item.choices.iter().zip(&scores) {
                 let expected = plain(&ready, "a b c", choice.trim());

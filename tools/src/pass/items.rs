@@ -197,7 +197,7 @@ mod tests {
             (r#"{"entry_point": "f", "prompt": "p", "test": ""}"#, "line 2: no `task_id`"),
             (r#"{"task_id": "HumanEval/1", "entry_point": "f", "prompt": "p"}"#, "`HumanEval/1` has no `test`"),
             (r#"{"task_id": 4, "text": "t", "test_list": []}"#, "`MBPP/4` has no `test_list`"),
-            (r#"{"task_id": 4, "text": 5, "test_list": ["a"]}"#, "line 2: invalid type"),
+            (r#"{"task_id": 4, "text": 5, "test_list": ["a"]}"#, "line 2: `text`: invalid type"),
             (r#"{"task_id": "Java/1", "prompt": "", "test": ""}"#, "line 2: task_id `Java/1` is there twice"),
             ("[]", "line 2: "),
         ] {
