@@ -58,9 +58,8 @@ pub struct CalibrationOptions {
 /// Text of one domain, and how much of the whole it is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Part {
-    /// Which files of folders are taken. Files named in `sources` themselves are taken whatever they are, in
-    /// parts if they are large; JSONL in a
-    /// folder, where it holds no file of the domain.
+    /// Which files of folders are taken. Files named in `sources` themselves are taken whatever they are, in parts if they are
+    /// large; JSONL in a folder, where it holds no file of the domain.
     pub domain: Domain,
     /// Share of the windows, and so of the tokens; shares of all parts are divided by their sum.
     pub share: f64,

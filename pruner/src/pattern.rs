@@ -121,13 +121,20 @@ impl Pattern {
 
     /// The same of scores without NaN.
     pub(crate) fn keep(self, group: Group, scores: &[f32], cols: usize) -> Vec<bool> {
+        self.keep_of_block(group, scores, 0, cols)
+    }
+
+    /// The same of some columns of each row, those from `first` on: over all blocks of columns as many go as of whole rows.
+    pub(crate) fn keep_of_block(self, group: Group, scores: &[f32], first: usize, cols: usize) -> Vec<bool> {
         let mut kept = vec![true; scores.len()];
         match (self, group) {
             (Pattern::Unstructured { sparsity }, Group::Matrix) => {
                 prune_lowest(scores, &mut kept, (scores.len() as f64 * sparsity) as usize);
             }
             (Pattern::Unstructured { .. }, Group::Row) => {
-                prune_lowest_of_rows(scores, &mut kept, cols, self.pruned_of_row(cols));
+                let k = self.pruned_of_row(first + cols) - self.pruned_of_row(first);
+                let rows = scores.par_chunks_exact(cols).zip(kept.par_chunks_exact_mut(cols));
+                rows.for_each(|(scores, kept)| prune_lowest(scores, kept, k));
             }
             (Pattern::KeepNofM { n, m }, _) => {
                 let rows = scores.par_chunks_exact(cols).zip(kept.par_chunks_exact_mut(cols));
@@ -139,19 +146,6 @@ impl Pattern {
             }
         }
         kept
-    }
-
-    /// The same of some columns of each row, those from `first` on: over all blocks of columns as many go as of whole rows.
-    pub(crate) fn keep_of_block(self, group: Group, scores: &[f32], first: usize, width: usize) -> Vec<bool> {
-        match (self, group) {
-            (Pattern::Unstructured { .. }, Group::Row) => {
-                let mut kept = vec![true; scores.len()];
-                let pruned = self.pruned_of_row(first + width) - self.pruned_of_row(first);
-                prune_lowest_of_rows(scores, &mut kept, width, pruned);
-                kept
-            }
-            _ => self.keep(group, scores, width),
-        }
     }
 }
 
@@ -183,11 +177,6 @@ impl fmt::Display for Group {
             Group::Matrix => "matrix",
         })
     }
-}
-
-fn prune_lowest_of_rows(scores: &[f32], kept: &mut [bool], cols: usize, k: usize) {
-    let rows = scores.par_chunks_exact(cols).zip(kept.par_chunks_exact_mut(cols));
-    rows.for_each(|(scores, kept)| prune_lowest(scores, kept, k));
 }
 
 fn pruned_of_group(n: usize, m: usize, len: usize) -> usize {

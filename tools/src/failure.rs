@@ -112,10 +112,11 @@ impl From<pruner::Error> for Failure {
         match error {
             E::Interrupted => Failure::Interrupted,
             E::OutOfMemory { .. } | E::TooLittleMemory { .. } => Failure::OutOfMemory(error.to_string()),
-            E::Option { option, .. } if flag_of(option).is_some() => {
-                Failure::Usage(format!("{}: {error}", flag_of(option).unwrap_or_default()))
-            }
-            E::Option { .. } | E::OtherJournal { .. } | E::OtherSensitivity { .. } => Failure::Usage(error.to_string()),
+            E::Option { option, .. } => Failure::Usage(match flag_of(option) {
+                Some(flag) => format!("{flag}: {error}"),
+                None => error.to_string(),
+            }),
+            E::OtherJournal { .. } | E::OtherSensitivity { .. } => Failure::Usage(error.to_string()),
             E::File(e) => e.into(),
             E::Runtime(e) => e.into(),
             E::NotFinite { .. } | E::Statistics { .. } => Failure::BadFile(error.to_string()),

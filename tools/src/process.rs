@@ -168,7 +168,8 @@ pub fn interrupt_flag() -> Result<Arc<AtomicBool>, Failure> {
             std::process::exit(130);
         }
         // Not here: a pipe that nobody empties must not keep the next one waiting.
-        std::thread::spawn(|| writeln!(Notes, "stopping at the next step; again ends at once"));
+        let say = || writeln!(Notes, "stopping at the next step; again ends at once");
+        let _ = std::thread::Builder::new().spawn(say);
     };
     ctrlc::set_handler(handler).map_err(|e| Failure::Runtime(format!("cannot watch for Ctrl-C: {e}")))?;
     Ok(flag)

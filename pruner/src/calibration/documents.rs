@@ -141,41 +141,36 @@ impl Documents {
 
     /// A large text as several documents: as many lines each as fit in one.
     fn add_parts(&mut self, path: &Path, places: &mut Vec<Place>) -> std::io::Result<()> {
-        let mut reader = BufReader::with_capacity(1 << 16, File::open(path)?);
         let path: Arc<Path> = path.into();
         let mut part = 0..0;
-        loop {
-            let len = skip_line(&mut reader)?;
-            if (len == 0 || part.end - part.start + len > MAX_DOCUMENT) && !part.is_empty() {
+        let mut end = |part: &mut Range<u64>, next: u64| {
+            if !part.is_empty() {
                 places.push(Place { path: Arc::clone(&path), kind: Kind::Named(part.clone()) });
-                part.start = part.end;
             }
-            match len {
-                0 => return Ok(()),
-                _ if len > MAX_DOCUMENT => {
-                    self.skipped.too_large += 1;
-                    part = part.end + len..part.end + len;
-                }
-                _ => part.end += len,
+            *part = next..next;
+        };
+        each_line(&path, |line| {
+            if line.end - line.start > MAX_DOCUMENT {
+                self.skipped.too_large += 1;
+                return end(&mut part, line.end);
             }
-        }
+            if line.end - part.start > MAX_DOCUMENT {
+                end(&mut part, line.start);
+            }
+            part.end = line.end;
+        })?;
+        end(&mut part, 0);
+        Ok(())
     }
 
     /// Notes where the lines are, without keeping them.
     fn add_lines(&mut self, path: &Path, places: &mut Vec<Place>) -> std::io::Result<()> {
-        let mut reader = BufReader::with_capacity(1 << 16, File::open(path)?);
         let path: Arc<Path> = path.into();
-        let mut start = 0;
-        loop {
-            let len = skip_line(&mut reader)?;
-            match len {
-                0 => return Ok(()),
-                1 => {}
-                _ if len > MAX_DOCUMENT => self.skipped.too_large += 1,
-                _ => places.push(Place { path: Arc::clone(&path), kind: Kind::Line(start..start + len) }),
-            }
-            start += len;
-        }
+        each_line(&path, |line| match line.end - line.start {
+            1 => {}
+            len if len > MAX_DOCUMENT => self.skipped.too_large += 1,
+            _ => places.push(Place { path: Arc::clone(&path), kind: Kind::Line(line) }),
+        })
     }
 
     /// The document at `place`, unless it is to be passed over.
@@ -249,6 +244,21 @@ fn walk_error(folder: &Path, error: ignore::Error) -> Error {
     let reason = error.to_string();
     let source = error.into_io_error().unwrap_or_else(|| std::io::Error::other(reason));
     Error::Io { action: "list", path: folder.to_owned(), source }
+}
+
+/// Shows `each` where the lines of the file are, their ends included.
+fn each_line(path: &Path, mut each: impl FnMut(Range<u64>)) -> std::io::Result<()> {
+    let mut reader = BufReader::with_capacity(1 << 16, File::open(path)?);
+    let mut start = 0;
+    loop {
+        match skip_line(&mut reader)? {
+            0 => return Ok(()),
+            len => {
+                each(start..start + len);
+                start += len;
+            }
+        }
+    }
 }
 
 /// Bytes of the next line, its end included; 0 at the end of the file.
