@@ -122,20 +122,34 @@ fn numbers_are_those_of_the_masks() {
 #[test]
 fn the_report_is_one_whole_file_and_replaces_nothing() {
     let folder = Folder::new();
-    let (html, figures) = (folder.path("o.html"), folder.path("figures"));
-    let done = folder.overlap(&["--html", &html, "--svg", &figures, "--labels", "a<b>,\"c\" & d"]);
+    let [html, figures, pictures] = ["o.html", "figures", "pictures"].map(|name| folder.path(name));
+    let labels = ["--labels", "a<b>,\"c\" & d"];
+    let done = folder.overlap(&[&["--html", &html, "--svg", &figures, "--png", &pictures][..], &labels].concat());
     let (said, text) = (String::from_utf8(done.stderr).unwrap(), String::from_utf8(done.stdout).unwrap());
     assert!(done.status.success(), "{said}");
     assert!(text.contains("\nlayer 1 ") && text.contains("kept by one model alone"), "{text}");
     common::check_page(&fs::read_to_string(&html).unwrap());
-    for name in ["ruler.svg", "heatmap.svg", "languages.svg", "alone.svg"] {
-        common::check_page(&fs::read_to_string(Path::new(&figures).join(name)).unwrap());
+    for name in ["ruler", "heatmap", "languages", "alone"] {
+        let svg = fs::read_to_string(Path::new(&figures).join(name).with_extension("svg")).unwrap();
+        common::check_page(&svg);
+        check_picture(&fs::read(Path::new(&pictures).join(name).with_extension("png")).unwrap(), &svg);
     }
-    for more in [["--html", &html], ["--svg", &figures]] {
+    for more in [["--html", &html], ["--svg", &figures], ["--png", &pictures]] {
         let done = folder.overlap(&more);
         let said = String::from_utf8(done.stderr).unwrap();
         assert!(done.status.code() == Some(1) && said.contains("exists already"), "{said}");
     }
+}
+
+/// Twice the size of the figure, on white, with text in its ink: on shapes alone no pixel is as dark.
+fn check_picture(png: &[u8], svg: &str) {
+    let figure = roxmltree::Document::parse(svg).unwrap();
+    let side = |name| figure.root_element().attribute(name).unwrap().parse::<u32>().unwrap();
+    let picture = resvg::tiny_skia::Pixmap::decode_png(png).unwrap();
+    assert_eq!((picture.width(), picture.height()), (2 * side("width"), 2 * side("height")));
+    let colours: Vec<_> = picture.pixels().iter().map(|p| (p.red(), p.green(), p.blue(), p.alpha())).collect();
+    assert_eq!(colours[0], (255, 255, 255, 255));
+    assert!(colours.contains(&(0x5b, 0x68, 0x75, 255)) || colours.contains(&(0x1b, 0x27, 0x33, 255)));
 }
 
 #[test]

@@ -67,7 +67,7 @@ pub fn run(args: &CompareArgs, out: &mut dyn Write) -> Result<(), Failure> {
     args.texts.check()?;
     let compared = measure::measure(args)?;
     if let Some(path) = &args.html {
-        write_new(path, &html::render(&compared))?;
+        write_new(path, html::render(&compared))?;
     }
     match args.json {
         true => writeln!(out, "{:#}", json::to_json(&compared))?,

@@ -28,6 +28,7 @@ pub mod overlap;
 pub mod own_text;
 pub mod page;
 pub mod pass;
+pub mod png;
 pub mod process;
 pub mod profile;
 pub mod progress;

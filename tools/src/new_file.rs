@@ -16,11 +16,11 @@ pub fn refuse_existing(path: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Writes `text` to a new file at `path`.
-pub fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
+/// Writes `contents` to a new file at `path`.
+pub fn write_new(path: &Path, contents: impl AsRef<[u8]>) -> Result<(), Failure> {
     let refused = |e: std::io::Error| Failure::Runtime(format!("{}: cannot write: {e}", path.display()));
     let mut file = unfinished(path).map_err(|e| Failure::Runtime(e.to_string()))?;
-    file.write_all(text.as_bytes()).map_err(refused)?;
+    file.write_all(contents.as_ref()).map_err(refused)?;
     match file.persist_noclobber(path) {
         Ok(_) => Ok(()),
         Err(e) if e.error.kind() == std::io::ErrorKind::AlreadyExists => Err(exists(path)),

@@ -7,6 +7,7 @@
 
 mod counts;
 mod figures;
+mod files;
 mod html;
 mod json;
 mod open;
@@ -23,6 +24,8 @@ use crate::failure::Failure;
 use crate::new_file::{refuse_existing, write_new};
 use crate::subjects::{Subject, SubjectArgs};
 
+use files::FigureFiles;
+
 pub use counts::{Counts, Family};
 pub use shared::Shared;
 
@@ -38,6 +41,9 @@ pub struct OverlapArgs {
     /// Write the report's figures into this folder: ruler.svg, heatmap.svg, languages.svg, alone.svg
     #[arg(long, value_name = "FOLDER")]
     pub svg: Option<PathBuf>,
+    /// The same as PNG, their text in a font of the system
+    #[arg(long, value_name = "FOLDER")]
+    pub png: Option<PathBuf>,
     /// For programs
     #[arg(long)]
     pub json: bool,
@@ -46,17 +52,14 @@ pub struct OverlapArgs {
 /// Compares the masks, writes the files that were asked for, and prints the rest to `out`.
 pub fn run(args: &OverlapArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let subjects = args.subjects.subjects()?;
-    let figures = args.svg.iter().flat_map(|folder| figures::NAMES.map(|name| folder.join(name)));
-    args.html.iter().cloned().chain(figures).try_for_each(|path| refuse_existing(&path))?;
+    let figures = FigureFiles::of(args)?;
+    let mut paths = args.html.iter().cloned().chain(figures.iter().flat_map(FigureFiles::paths));
+    paths.try_for_each(|path| refuse_existing(&path))?;
     let overlap = open::measure(subjects)?;
     if let Some(path) = &args.html {
-        write_new(path, &html::render(&overlap))?;
+        write_new(path, html::render(&overlap))?;
     }
-    if let Some(folder) = &args.svg {
-        let refused = |e| Failure::Runtime(format!("{}: cannot make the folder: {e}", folder.display()));
-        std::fs::create_dir_all(folder).map_err(refused)?;
-        figures::all(&overlap).iter().try_for_each(|(name, svg)| write_new(&folder.join(name), svg))?;
-    }
+    figures.iter().try_for_each(|files| files.write(&overlap))?;
     match args.json {
         true => writeln!(out, "{:#}", json::to_json(&overlap))?,
         false => text::write(&overlap, out)?,

@@ -5,10 +5,10 @@ use super::words::percent;
 use super::{Alone, Overlap, Reading, Shared};
 use crate::svg::{Anchor, GREY, INK, Svg, blue, on_blue, shortened, text_width};
 
-/// Names of the files, in the order of [`all`].
-pub(super) const NAMES: [&str; 4] = ["ruler.svg", "heatmap.svg", "languages.svg", "alone.svg"];
+/// Names of the figures, in the order of [`all`].
+pub(super) const NAMES: [&str; 4] = ["ruler", "heatmap", "languages", "alone"];
 
-/// Every figure as a file.
+/// Every figure as SVG, by name.
 pub(super) fn all(overlap: &Overlap) -> [(&'static str, String); 4] {
     [
         (NAMES[0], ruler(overlap)),
