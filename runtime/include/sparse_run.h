@@ -297,8 +297,11 @@ void spr_session_free(spr_session *session);
 // Fills in `info`, of which `struct_size` is set already.
 enum spr_status spr_session_get_info(const spr_session *session, struct spr_session_info *info);
 
-// Reads `count` tokens after those so far. Aborted, the session has those of the first that were read.
-enum spr_status spr_eval(spr_session *session, const uint32_t *tokens, size_t count);
+// Reads `count` tokens after those so far. Aborted, the session has those of the first that were read. Where the model's
+// logits are not finite, which is a damaged file, it is `SPR_BAD_FILE`, and the session has read nothing.
+enum spr_status spr_eval(spr_session *session,
+                         const uint32_t *tokens,
+                         size_t count);
 
 // Points `*logits` to the logits after the last token that was read, one a token of the vocabulary, and writes their
 // number to `*count`. Those of tokens that the model cannot write are negative infinity. Valid until the next call that

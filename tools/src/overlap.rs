@@ -95,6 +95,13 @@ pub struct ModelFacts {
     pub calibration_sha256: String,
 }
 
+impl ModelFacts {
+    /// Whether it was calibrated on the same tokens as `other`.
+    fn has_tokens_of(&self, other: &ModelFacts) -> bool {
+        !self.calibration_sha256.is_empty() && self.calibration_sha256 == other.calibration_sha256
+    }
+}
+
 /// A matrix of every model.
 #[derive(Clone, Debug)]
 pub struct MatrixCounts {
@@ -129,8 +136,7 @@ pub struct Reading {
 impl Overlap {
     /// Whether two models that are no reseeds were calibrated on the same tokens.
     fn has_same_calibration(&self) -> bool {
-        let of = |i: usize| &self.models[i].calibration_sha256;
-        self.family.different_pairs().any(|(a, b)| !of(a).is_empty() && of(a) == of(b))
+        self.family.different_pairs().any(|(a, b)| self.models[a].has_tokens_of(&self.models[b]))
     }
 
     /// Labels of the models that differ by more than a seed.

@@ -123,7 +123,8 @@ pub unsafe extern "C" fn spr_session_get_info(session: *const SprSession, info: 
     })
 }
 
-/// Reads `count` tokens after those so far. Aborted, the session has those of the first that were read.
+/// Reads `count` tokens after those so far. Aborted, the session has those of the first that were read. Where the model's
+/// logits are not finite, which is a damaged file, it is `SPR_BAD_FILE`, and the session has read nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn spr_eval(session: *mut SprSession, tokens: *const u32, count: usize) -> SprStatus {
     guarded(|| {

@@ -37,8 +37,10 @@ pub(super) fn measure(subjects: Vec<Subject>) -> Result<Overlap, Failure> {
             "no matrix is sparse in all of them, so there are no masks to compare; prune with sparse-prune first";
         return Err(Failure::Usage(format!("{}: {advice}", paths.join(", "))));
     }
-    let warnings = warnings(&opened);
-    Ok(Overlap { models: opened.iter().map(facts).collect(), family, matrices, left_out, warnings })
+    let models: Vec<ModelFacts> = opened.iter().map(facts).collect();
+    let mut warnings = other_settings(&opened);
+    warnings.extend(same_tokens(&models));
+    Ok(Overlap { models, family, matrices, left_out, warnings })
 }
 
 /// Matrices, vectors not among them, that any of the models has.
@@ -112,7 +114,7 @@ fn place(tensor: &str) -> (Option<usize>, String) {
 }
 
 /// What should be the same in all files beside the calibration text.
-fn warnings(opened: &[(Subject, SparseModel)]) -> Vec<String> {
+fn other_settings(opened: &[(Subject, SparseModel)]) -> Vec<String> {
     let mut found = Vec::new();
     let mut differ = |what: &str, of: &dyn Fn(&SparseModel) -> String, so: &str| {
         let first = of(&opened[0].1);
@@ -129,25 +131,24 @@ fn warnings(opened: &[(Subject, SparseModel)]) -> Vec<String> {
     differ("method", &|m| m.provenance().method.clone(), so);
     differ("pattern", &|m| m.provenance().pattern.clone(), so);
     differ("sparsity", &|m| m.provenance().sparsity.to_string(), so);
-    for (i, (subject, model)) in opened.iter().enumerate() {
-        for (j, (other, known)) in opened[..i].iter().enumerate() {
-            let tokens = &known.provenance().calibration_sha256;
-            if tokens.is_empty() || *tokens != model.provenance().calibration_sha256 {
-                continue;
-            }
-            let (one, of) = (&subject.label, &other.label);
-            match subject.reseed_of {
-                Some(of_it) if of_it == j => {
-                    found.push(format!("{one} was calibrated on the same tokens as {of}, so it is no other seed"));
-                }
-                None => found.push(format!(
-                    "{one} was calibrated on the same tokens as {of}, so what they differ in is no effect of the text"
-                )),
-                _ => {}
-            }
-        }
-    }
     found
+}
+
+/// Models calibrated on tokens that should be others.
+fn same_tokens(models: &[ModelFacts]) -> Vec<String> {
+    let pairs = models.iter().enumerate().flat_map(|(i, one)| models[..i].iter().map(move |of| (one, of)).enumerate());
+    let alike = pairs.filter(|(_, (one, of))| one.has_tokens_of(of));
+    alike
+        .filter_map(|(j, (one, of))| {
+            let so = match one.subject.reseed_of {
+                Some(known) if known == j => "so it is no other seed",
+                None => "so what they differ in is no effect of the text",
+                _ => return None,
+            };
+            let (one, of) = (&one.subject.label, &of.subject.label);
+            Some(format!("{one} was calibrated on the same tokens as {of}, {so}"))
+        })
+        .collect()
 }
 
 fn facts((subject, model): &(Subject, SparseModel)) -> ModelFacts {
