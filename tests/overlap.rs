@@ -141,7 +141,7 @@ fn the_report_is_one_whole_file_and_replaces_nothing() {
     }
 }
 
-/// Twice the size of the figure, on white, with text in its ink: on shapes alone no pixel is as dark.
+/// Twice the size of the figure, on white, with text in its ink, which no shape but the ruler's lines has.
 fn check_picture(png: &[u8], svg: &str) {
     let figure = roxmltree::Document::parse(svg).unwrap();
     let side = |name| figure.root_element().attribute(name).unwrap().parse::<u32>().unwrap();

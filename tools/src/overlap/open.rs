@@ -136,19 +136,19 @@ fn other_settings(opened: &[(Subject, SparseModel)]) -> Vec<String> {
 
 /// Models calibrated on tokens that should be others.
 fn same_tokens(models: &[ModelFacts]) -> Vec<String> {
-    let pairs = models.iter().enumerate().flat_map(|(i, one)| models[..i].iter().map(move |of| (one, of)).enumerate());
-    let alike = pairs.filter(|(_, (one, of))| one.has_tokens_of(of));
-    alike
-        .filter_map(|(j, (one, of))| {
+    let mut found = Vec::new();
+    for (i, one) in models.iter().enumerate() {
+        for (j, of) in models[..i].iter().enumerate().filter(|(_, of)| one.has_tokens_of(of)) {
             let so = match one.subject.reseed_of {
                 Some(known) if known == j => "so it is no other seed",
                 None => "so what they differ in is no effect of the text",
-                _ => return None,
+                _ => continue,
             };
             let (one, of) = (&one.subject.label, &of.subject.label);
-            Some(format!("{one} was calibrated on the same tokens as {of}, {so}"))
-        })
-        .collect()
+            found.push(format!("{one} was calibrated on the same tokens as {of}, {so}"));
+        }
+    }
+    found
 }
 
 fn facts((subject, model): &(Subject, SparseModel)) -> ModelFacts {
