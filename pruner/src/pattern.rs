@@ -184,7 +184,11 @@ fn pruned_of_group(n: usize, m: usize, len: usize) -> usize {
 }
 
 fn refuse_nan(tensor: &str, scores: &[f32], cols: usize) -> Result<(), Error> {
-    match scores.par_iter().position_first(|s| s.is_nan()) {
+    // Shares are looked through whole first, which is faster than stopping at one.
+    let has_nan = |scores: &&[f32]| scores.iter().fold(false, |any, s| any | s.is_nan());
+    let at = |share: usize, scores: &[f32]| share * SHARE + scores.iter().take_while(|s| !s.is_nan()).count();
+    let shares = scores.par_chunks(SHARE).enumerate();
+    match shares.find_first(|(_, scores)| has_nan(scores)).map(|(share, scores)| at(share, scores)) {
         None => Ok(()),
         Some(i) => Err(Error::NotFinite {
             tensor: tensor.to_owned(),

@@ -99,7 +99,7 @@ impl<'a> Problem<'a> {
         let inverse: Vec<f32> = norms.iter().map(|&n| if n > 0.0 { 1.0 / n } else { 0.0 }).collect();
         let mut target = gram.times(job.weights);
         if let Some(shift) = inputs.wanted.as_ref().map(|w| w.shift(job.weights, &target)) {
-            target.par_iter_mut().zip(&shift).for_each(|(t, s)| *t += s);
+            target.iter_mut().zip(&shift).for_each(|(t, s)| *t += s);
         }
         let mut dense = job.weights.to_vec();
         scale(&mut dense, &norms);
@@ -135,7 +135,7 @@ impl<'a> Problem<'a> {
         // The sum of X and U: Z where it is kept, U elsewhere.
         let mut sum = self.every(step, &self.dense);
         let mut target = self.every(step, &self.target);
-        target.par_iter_mut().zip(&sum).for_each(|(t, x0)| *t += damp * x0);
+        target.iter_mut().zip(&sum).for_each(|(t, x0)| *t += damp * x0);
         let mut x = zeroed("ADMM's weights", sum.len())?;
         let mut kept = Vec::new();
         for iteration in 0..ITERATIONS {
@@ -144,14 +144,12 @@ impl<'a> Problem<'a> {
                 kept = pattern.choose(job.group(&Admm), job.tensor, &self.scores(job, &sum, step), self.d)?;
             }
             if iteration + 1 < ITERATIONS {
-                let of = target.par_iter().zip(&sum).zip(&kept);
-                x.par_iter_mut().zip(of).for_each(|(x, ((t, sum), kept))| *x = if *kept { t + sum } else { t - sum });
+                right_side(&mut x, &target, &sum, &kept);
                 factor.solve(&mut x);
-                let next = sum.par_iter_mut().zip(&x).zip(&kept);
-                next.for_each(|((sum, x), kept)| *sum = if *kept { *x } else { *sum + x });
+                add_solved(&mut sum, &x, &kept);
             }
         }
-        sum.par_iter_mut().zip(&kept).for_each(|(z, kept)| *z = if *kept { *z } else { 0.0 });
+        sum.iter_mut().zip(&kept).for_each(|(z, kept)| *z = if *kept { *z } else { 0.0 });
         scale(&mut sum, &self.inverse);
         Ok((sum, kept))
     }
@@ -168,7 +166,7 @@ impl<'a> Problem<'a> {
 
     /// How large the weights of every `step`-th row are, times how much their outputs weigh.
     fn scores(&self, job: &Job<'_>, weights: &[f32], step: usize) -> Vec<f32> {
-        let mut scores: Vec<f32> = weights.par_iter().map(|w| w.abs()).collect();
+        let mut scores: Vec<f32> = weights.iter().map(|w| w.abs()).collect();
         if let Some(importance) = job.importance {
             let rows = scores.par_chunks_exact_mut(self.d).enumerate();
             rows.for_each(|(row, scores)| scores.iter_mut().for_each(|s| *s *= importance[row * step]));
@@ -178,8 +176,30 @@ impl<'a> Problem<'a> {
 
     /// Every `step`-th row.
     fn every(&self, step: usize, rows: &[f32]) -> Vec<f32> {
-        rows.chunks_exact(self.d).step_by(step).flatten().copied().collect()
+        let rows: Vec<&[f32]> = rows.chunks_exact(self.d).step_by(step).collect();
+        rows.concat()
     }
+}
+
+/// Numbers that a thread takes at a time.
+const SHARE: usize = 1 << 14;
+
+/// `B + rho (Z - U)` into `x`; `sum` is `Z` where kept and `U` elsewhere, and `rho` is 1.
+fn right_side(x: &mut [f32], target: &[f32], sum: &[f32], kept: &[bool]) {
+    let of = target.par_chunks(SHARE).zip(sum.par_chunks(SHARE)).zip(kept.par_chunks(SHARE));
+    x.par_chunks_mut(SHARE).zip(of).for_each(|(x, ((target, sum), kept))| {
+        let of = target.iter().zip(sum).zip(kept);
+        x.iter_mut().zip(of).for_each(|(x, ((t, sum), kept))| *x = if *kept { t + sum } else { t - sum });
+    });
+}
+
+/// `Z = X + U` where kept, where `U` becomes 0, and `U += X` elsewhere, where `Z` is 0.
+fn add_solved(sum: &mut [f32], x: &[f32], kept: &[bool]) {
+    let of = x.par_chunks(SHARE).zip(kept.par_chunks(SHARE));
+    sum.par_chunks_mut(SHARE).zip(of).for_each(|(sum, (x, kept))| {
+        let of = x.iter().zip(kept);
+        sum.iter_mut().zip(of).for_each(|(sum, (x, kept))| *sum = if *kept { *x } else { *sum + x });
+    });
 }
 
 /// Multiplies every row by `factors`.
