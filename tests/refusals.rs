@@ -101,12 +101,23 @@ fn numbers_that_are_none_are_told() {
     let (model, out) = (folder.path().to_str().unwrap(), folder.path().join("out.spm"));
     let text = folder.path().join("text.txt");
     fs::write(&text, "abcdefgh".repeat(20)).unwrap();
+    let items = folder.path().join("items.jsonl");
+    let item = |answer: Value| json!({"question": "ab", "choices": ["c", "d"], "answer": answer}).to_string();
+    fs::write(&items, item(json!(1))).unwrap();
+    let problems = folder.path().join("problems.jsonl");
+    fs::write(&problems, [item(json!("#### 1")), item(json!("#### 2"))].join("\n")).unwrap();
     let (out, text) = (out.to_str().unwrap(), text.to_str().unwrap());
+    let (items, problems) = (items.to_str().unwrap(), problems.to_str().unwrap());
     for (program, args) in [
         (common::SPARSE_RUN, &[model, "ab", "-n", "2", "--no-display-prompt"][..]),
         (common::SPM, &["eval", model, "--text", text]),
         (common::SPM, &["logits", model, "--tokens", "1,2"]),
+        (common::SPM, &["choice", model, "--items", items]),
+        (common::SPM, &["exact", model, "--items", problems, "--shots", "0"]),
+        (common::SPM, &["bench", model, "-p", "2", "-n", "2", "-r", "1", "--no-bandwidth"]),
+        (common::SPM, &["compare", model, model, "--text", text]),
         (common::SPARSE_PRUNE, &[model, "-o", out, "--calib", text, "--method", "wanda", "--nsamples", "2"]),
+        (common::SPARSE_PRUNE, &[model, "-o", out, "--calib", "self:python", "--method", "wanda", "--nsamples", "2"]),
     ] {
         let done = common::run(program, args);
         let said = String::from_utf8(done.stderr).unwrap();

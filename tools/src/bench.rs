@@ -8,7 +8,7 @@ mod expanded;
 mod table;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -91,7 +91,7 @@ pub fn run(args: &BenchArgs, out: &mut dyn Write) -> Result<(), Failure> {
     for threads in args.thread_counts() {
         let bandwidth = if args.no_bandwidth { None } else { read_bandwidth(threads) };
         let subjects = args.load(&sources, threads)?;
-        let models: Vec<Arc<Model>> = subjects.iter().map(|s| Arc::clone(&s.model)).collect();
+        let models: Vec<_> = subjects.iter().map(|s| (&*args.model, Arc::clone(&s.model))).collect();
         for test in &tests {
             let times = measure(&models, *test, args.repetitions.into())?;
             let found = subjects.iter().zip(times);
@@ -164,17 +164,16 @@ impl Test {
         }
     }
 
-    fn run(self, session: &mut Session, tokens: &[u32]) -> Result<(), Failure> {
+    fn run(self, session: &mut Session, tokens: &[u32]) -> Result<(), runtime::Error> {
         session.truncate(0);
         match self {
-            Test::Prompt(_) => session.feed(tokens).map(drop)?,
-            Test::Generate(_) => tokens.chunks(1).try_for_each(|token| session.feed(token).map(drop))?,
+            Test::Prompt(_) => session.feed(tokens).map(drop),
+            Test::Generate(_) => tokens.chunks(1).try_for_each(|token| session.feed(token).map(drop)),
         }
-        Ok(())
     }
 
     /// llama-bench's: the whole prompt, or one token.
-    fn warm_up(self, session: &mut Session, tokens: &[u32]) -> Result<(), Failure> {
+    fn warm_up(self, session: &mut Session, tokens: &[u32]) -> Result<(), runtime::Error> {
         match self {
             Test::Prompt(_) => self.run(session, tokens),
             Test::Generate(_) => self.run(session, &tokens[..1]),
@@ -220,18 +219,22 @@ pub(crate) fn sparsity(model: &Model) -> f64 {
     1.0 - matrices(model).map(Matrix::kept).sum::<u64>() as f64 / all.max(1) as f64
 }
 
-/// Times of `repetitions` runs of each model, which take turns: so noise of the machine meets all of them.
-pub(crate) fn measure(models: &[Arc<Model>], test: Test, repetitions: usize) -> Result<Vec<Vec<Duration>>, Failure> {
-    let mut sessions = models.iter().map(|m| session(m, test.tokens())).collect::<Result<Vec<_>, _>>()?;
-    let tokens: Vec<_> = models.iter().map(|m| random_tokens(test.tokens(), m.config().vocab_size)).collect();
+/// Times of `repetitions` runs of each model, which was opened at its path. They take turns: so noise of the machine meets all.
+pub(crate) fn measure(
+    models: &[(&Path, Arc<Model>)],
+    test: Test,
+    repetitions: usize,
+) -> Result<Vec<Vec<Duration>>, Failure> {
+    let mut sessions = models.iter().map(|(_, m)| session(m, test.tokens())).collect::<Result<Vec<_>, _>>()?;
+    let tokens: Vec<_> = models.iter().map(|(_, m)| random_tokens(test.tokens(), m.config().vocab_size)).collect();
     let mut times = vec![Vec::with_capacity(repetitions); models.len()];
-    for (session, tokens) in sessions.iter_mut().zip(&tokens) {
-        test.warm_up(session, tokens)?;
+    for ((session, tokens), (path, _)) in sessions.iter_mut().zip(&tokens).zip(models) {
+        test.warm_up(session, tokens).map_err(|e| name_file(e.into(), path))?;
     }
     for _ in 0..repetitions {
-        for ((session, tokens), times) in sessions.iter_mut().zip(&tokens).zip(&mut times) {
+        for (((session, tokens), times), (path, _)) in sessions.iter_mut().zip(&tokens).zip(&mut times).zip(models) {
             let started = Instant::now();
-            test.run(session, tokens)?;
+            test.run(session, tokens).map_err(|e| name_file(e.into(), path))?;
             times.push(started.elapsed());
         }
     }
@@ -325,11 +328,13 @@ mod tests {
 
     #[test]
     fn tests_run_from_an_empty_context() {
-        let models = [Arc::new(Model::load(&SyntheticModel::tiny(1), &EngineOptions::default()).unwrap())];
+        let model = Arc::new(Model::load(&SyntheticModel::tiny(1), &EngineOptions::default()).unwrap());
+        let models = [(Path::new("tiny"), model)];
         for test in [Test::Prompt(70), Test::Generate(3)] {
             let times = measure(&models, test, 4).unwrap();
             assert_eq!(times.iter().map(Vec::len).collect::<Vec<_>>(), [4]);
         }
-        assert_eq!((encoding(&models[0]), sparsity(&models[0])), ("f32", 0.0));
+        let [(_, model)] = &models;
+        assert_eq!((encoding(model), sparsity(model)), ("f32", 0.0));
     }
 }

@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use crate::cli::{Ready, RunArgs, name_file};
+use crate::cli::{Ready, RunArgs};
 use crate::failure::Failure;
 use crate::process;
 use crate::progress::counting_bar;
@@ -73,7 +73,7 @@ pub fn run(args: &ChoiceArgs, out: &mut impl Write) -> Result<(), Failure> {
     items.truncate(args.limit.map_or(usize::MAX, |n| n as usize));
     let style = settle(args, &items)?;
     let ready = Ready::load(&args.model, &args.run)?;
-    let splitter = ready.splitter().map_err(|failure| name_file(failure, &args.model))?;
+    let splitter = ready.splitter()?;
     let mut scorer = Scorer::new(&ready, splitter.as_ref(), (&args.items, &items), style)?;
     let bar = counting_bar(items.len(), "questions");
     let mut found = Found::default();

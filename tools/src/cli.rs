@@ -77,6 +77,8 @@ impl RunArgs {
 
 /// An open model with all that is needed to run it.
 pub struct Ready {
+    /// Where it was opened.
+    pub path: PathBuf,
     /// The weights.
     pub model: Arc<Model>,
     /// The tokenizer.
@@ -100,6 +102,7 @@ impl Ready {
         let checkpoint = file.checkpoint();
         let vocabulary = checkpoint.vocabulary().ok_or(runtime::Error::NoVocabulary).map_err(|e| named(e.into()))?;
         Ok(Ready {
+            path: path.to_owned(),
             tokenizer: Tokenizer::new(vocabulary).map_err(|e| named(e.into()))?,
             chat_template: vocabulary.chat_template.clone(),
             mapped: file.mapped_bytes(path),
@@ -116,7 +119,12 @@ impl Ready {
 
     /// For a model that cannot write every token: how it writes the others.
     pub fn splitter(&self) -> Result<Option<Splitter>, Failure> {
-        Ok(splitter(&self.tokenizer, self.model.config())?)
+        splitter(&self.tokenizer, self.model.config()).map_err(|e| self.failure(e))
+    }
+
+    /// What went wrong while it ran, with its file's name where the file is to blame.
+    pub fn failure(&self, error: runtime::Error) -> Failure {
+        name_file(error.into(), &self.path)
     }
 }
 

@@ -15,7 +15,7 @@ use runtime::{Model, Splitter};
 use serde_json::{Map, Value, json};
 
 use crate::bootstrap::Estimate;
-use crate::cli::{self, Ready, RunArgs};
+use crate::cli::{Ready, RunArgs};
 use crate::evaluate::{self, Evaluation, Fault, evaluate};
 use crate::failure::Failure;
 use crate::lexical::Kind;
@@ -71,7 +71,6 @@ pub fn run(args: &EvalArgs, out: &mut dyn Write) -> Result<(), Failure> {
 pub struct Loaded {
     /// The models.
     pub ready: Vec<Ready>,
-    paths: Vec<PathBuf>,
     splitters: Vec<Option<Splitter>>,
 }
 
@@ -86,10 +85,9 @@ impl Loaded {
                 let advice = "their numbers a token cannot be compared; evaluate them one by one";
                 return Err(Failure::Usage(format!("{path}: other tokens than {known}; {advice}")));
             }
-            splitters.push(own.splitter().map_err(|failure| cli::name_file(failure, &subject.path))?);
+            splitters.push(own.splitter()?);
         }
-        let paths = subjects.iter().map(|subject| subject.path.clone()).collect();
-        Ok(Loaded { ready, paths, splitters })
+        Ok(Loaded { ready, splitters })
     }
 
     /// Tokens that all of them read at a time.
@@ -146,7 +144,7 @@ pub fn on_text(
     bar.finish_and_clear();
     found.map_err(|fault| match fault {
         Fault::Interrupted => Failure::Interrupted,
-        Fault::Model(Some(i), error) => cli::name_file(error.into(), &loaded.paths[i]),
+        Fault::Model(Some(i), error) => loaded.ready[i].failure(error),
         Fault::Model(None, error) => match error.into() {
             Failure::BadFile(message) => Failure::BadFile(format!("the reference: {message}")),
             other => other,

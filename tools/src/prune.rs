@@ -164,7 +164,8 @@ impl PruneArgs {
         let identity = fingerprint::of_files(&file.files(&self.source))?;
         let mut author = Author::new(source, &tokenizer, &identity, options.threads, interrupted);
         let folder = spm::folder_of(&self.output);
-        let calibration = self.calibration.with_own_text(&mut author, &tokenizer, folder)?;
+        let calibration = self.calibration.with_own_text(&mut author, &tokenizer, folder);
+        let calibration = calibration.map_err(|failure| name_file(failure, &self.source))?;
         Ok(Cow::Owned(PruneArgs { calibration, ..self.clone() }))
     }
 

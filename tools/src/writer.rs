@@ -119,7 +119,8 @@ impl<'a, K> Writer<'a, K> {
             drafts.iter().enumerate().filter_map(|(at, draft)| Some((at, draft.as_ref()?.token))).collect();
         let has_room: Vec<bool> = next.iter().map(|(at, _)| sessions.position(*at) + 1 < sessions.context()).collect();
         let mut over = Vec::new();
-        for (((at, _), has_room), logits) in next.iter().zip(has_room).zip(sessions.step(&next)?) {
+        let logits = sessions.step(&next).map_err(|e| ready.failure(e))?;
+        for (((at, _), has_room), logits) in next.iter().zip(has_room).zip(logits) {
             let is_over = drafts[*at].as_mut().is_some_and(|draft| draft.go_on(logits, &ready.tokenizer, has_room));
             if let Some(draft) = drafts[*at].take_if(|_| is_over) {
                 over.push((draft.id, draft.text));
@@ -141,7 +142,7 @@ impl<'a, K> Writer<'a, K> {
             if self.interrupted.load(Ordering::SeqCst) {
                 return Err(Failure::Interrupted);
             }
-            self.sessions.feed(at, piece)?;
+            self.sessions.feed(at, piece).map_err(|e| self.ready.failure(e))?;
         }
         Ok(())
     }

@@ -66,11 +66,12 @@ impl<'a> Scorer<'a> {
         // What all begin with is read once; at least one token before the first that is scored is read for each.
         let shared = all.iter().map(|s| common(&all[0].tokens, &s.tokens).min(s.scored - 1)).min().unwrap_or(0);
         self.session.truncate(0);
-        self.session.feed(&all[0].tokens[..shared])?;
-        all.iter().map(|sequence| self.score_one(sequence, shared)).collect()
+        self.session.feed(&all[0].tokens[..shared]).map_err(|e| self.ready.failure(e))?;
+        let scores = all.iter().map(|sequence| self.score_one(sequence, shared));
+        scores.collect::<Result<_, _>>().map_err(|e| self.ready.failure(e))
     }
 
-    fn score_one(&mut self, sequence: &Sequence, shared: usize) -> Result<Score, Failure> {
+    fn score_one(&mut self, sequence: &Sequence, shared: usize) -> Result<Score, runtime::Error> {
         let Sequence { tokens, scored, bytes } = sequence;
         // Layers that look at a window cannot always go back so far.
         let known = self.session.truncate(shared);
@@ -151,6 +152,7 @@ mod tests {
         config.layers = vec![LayerKind { windowed: window.is_some(), rope: LayerRope::Main }; 2];
         let synthetic = SyntheticModel::new(config, 3);
         Ready {
+            path: "synthetic".into(),
             tokenizer: Tokenizer::new(synthetic.vocabulary().unwrap()).unwrap(),
             chat_template: None,
             mapped: 0,

@@ -48,7 +48,7 @@ fn side(path: &Path, ready: &Ready) -> Result<Side, Failure> {
 }
 
 fn speeds(args: &CompareArgs, ready: [&Ready; 2], interrupted: &AtomicBool) -> Result<Vec<Speed>, Failure> {
-    let models = ready.map(|r| Arc::clone(&r.model));
+    let models = ready.map(|r| (&*r.path, Arc::clone(&r.model)));
     let tests = [Test::Prompt(args.n_prompt as usize), Test::Generate(args.n_gen as usize)];
     let mut all = Vec::new();
     for test in tests.into_iter().filter(|test| test.tokens() > 0) {
