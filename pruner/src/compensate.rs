@@ -31,12 +31,13 @@ pub(crate) fn sweep(weights: &mut [f32], d: usize, u: &[f32], fix: &mut dyn Fix)
         let mut block: Vec<f32> = weights.chunks_exact(d).flat_map(|row| &row[first..first + width]).copied().collect();
         fix.begin(first, &block);
         let mut errors = vec![0.0; rows * width];
+        let corner = corner(u, d, first, width);
         let fix = &*fix;
         let shares = block.par_chunks_mut(SHARE * width).zip(errors.par_chunks_mut(SHARE * width));
         shares.enumerate().for_each(|(share, (block, errors))| {
             let rows = block.chunks_exact_mut(width).zip(errors.chunks_exact_mut(width));
             for (r, (row, errors)) in rows.enumerate() {
-                fix_row(share * SHARE + r, first, row, errors, d, u, fix);
+                fix_row(share * SHARE + r, first, row, errors, &corner, fix);
             }
         });
         let rest = first + width;
@@ -59,18 +60,22 @@ pub(crate) fn sweep(weights: &mut [f32], d: usize, u: &[f32], fix: &mut dyn Fix)
     }
 }
 
-fn fix_row(row: usize, first: usize, weights: &mut [f32], errors: &mut [f32], d: usize, u: &[f32], fix: &dyn Fix) {
+/// Rows and columns from `first` on of `u`, `width` of each, a row after the other: read as often as there are rows of weights.
+fn corner(u: &[f32], d: usize, first: usize, width: usize) -> Vec<f32> {
+    (first..first + width).flat_map(|row| (first..first + width).map(move |col| u[col * d + row])).collect()
+}
+
+fn fix_row(row: usize, first: usize, weights: &mut [f32], errors: &mut [f32], corner: &[f32], fix: &dyn Fix) {
     let mut kept = [true; BLOCK];
-    for i in 0..weights.len() {
+    let width = weights.len();
+    for (i, of_error) in corner.chunks_exact(width).enumerate() {
         let fixed = fix.fix(row, first, i, weights, &mut kept);
-        let entry = |col: usize| u[(first + col) * d + first + i];
-        let error = (weights[i] - fixed) / entry(i);
+        let error = (weights[i] - fixed) / of_error[i];
         weights[i] = fixed;
         errors[i] = error;
         if error != 0.0 {
-            for (j, w) in weights.iter_mut().enumerate().skip(i + 1) {
-                *w -= error * entry(j);
-            }
+            let later = weights[i + 1..].iter_mut().zip(&of_error[i + 1..]);
+            later.for_each(|(w, u)| *w -= error * u);
         }
     }
 }
