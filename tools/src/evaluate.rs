@@ -331,8 +331,8 @@ struct Expected {
     best: usize,
 }
 
-/// Positions whose logits of the reference are held at once.
-const STEP: usize = 16;
+/// Positions whose logits of the reference are held at once: as many as go through a session's layers together.
+const STEP: usize = 64;
 
 impl Part<'_> {
     /// Adds this window to what was found of the members; negative log-likelihoods of the reference, with their documents.
