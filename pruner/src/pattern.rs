@@ -184,11 +184,12 @@ fn pruned_of_group(n: usize, m: usize, len: usize) -> usize {
 }
 
 fn refuse_nan(tensor: &str, scores: &[f32], cols: usize) -> Result<(), Error> {
-    // Shares are looked through whole first, which is faster than stopping at one.
-    let has_nan = |scores: &&[f32]| scores.iter().fold(false, |any, s| any | s.is_nan());
-    let at = |share: usize, scores: &[f32]| share * SHARE + scores.iter().take_while(|s| !s.is_nan()).count();
-    let shares = scores.par_chunks(SHARE).enumerate();
-    match shares.find_first(|(_, scores)| has_nan(scores)).map(|(share, scores)| at(share, scores)) {
+    // Whether there is one at all is found without a way out, so that it is done for many at a time.
+    let has_nan = |scores: &[f32]| scores.iter().fold(false, |found, s| found | s.is_nan());
+    if !scores.par_chunks(SHARE).any(has_nan) {
+        return Ok(());
+    }
+    match scores.iter().position(|s| s.is_nan()) {
         None => Ok(()),
         Some(i) => Err(Error::NotFinite {
             tensor: tensor.to_owned(),
